@@ -1,0 +1,3 @@
+"""alembic-job: runs Alembic migrations inside a container."""
+
+from .version import __version__ as __version__

@@ -1,0 +1,204 @@
+"""The command line: ``argparse``, because start-up time is a feature."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from . import screen
+from . import settings as env
+from .errors import ConfigInvalid, ExitCode, Problem, RunnerError, SettingsInvalid
+from .events import ProblemFields, RunFinished, SettingListed, SettingsDoubtful, SettingsSchema
+from .events import SettingsInvalid as SettingsInvalidEvent
+from .job import Job, Result
+from .masking import Masker
+from .report import Report, record_of, style_for
+from .stopping import Stop
+from .version import __version__
+from .worker import Channel, failure
+
+_DESCRIPTION = "Brings a database to a target Alembic revision, and says what happened in JSON lines and an exit code."
+_TARGET_HELP = "revision, head, heads, rev+N, +N, branch@head; several are separated by spaces"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A mistake on the command line is reported like one in the environment."""
+        raise SettingsInvalid((Problem("command line", message, f"See '{self.prog} --help'."),))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and options; each setting but the secrets has an option that says its variable."""
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("-c", "--config", help=_help("config"), metavar="FILE")
+    common.add_argument("-n", "--name", dest="section", help=_help("section"))
+    common.add_argument("-x", action="append", dest="x", help=_help("x"), metavar="ARG")
+    for field in env.FIELDS:
+        if field in env.SECRET or field.startswith("db_") or field in ("config", "section", "x", "target"):
+            continue
+        option = f"--{field.replace('_', '-')}"
+        common.add_argument(option, dest=field, help=_help(field), metavar="VALUE")
+    top = _Parser(prog="alembic-job", description=_DESCRIPTION, parents=[common], epilog="With no command: upgrade.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, about: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, description=about, parents=[common])
+
+    def targets(to: argparse.ArgumentParser) -> None:
+        to.add_argument("target", nargs="*", help=f"{_TARGET_HELP} [{env.variable('target')}]")
+
+    targets(command("upgrade", "wait, look, lock, compare, upgrade, verify, report"))
+    wait = command("wait", "until the database answers a login and holds the target; changes nothing")
+    targets(wait)
+    wait.add_argument(
+        "--for", dest="wait_for", choices=("connection", "target"), default="target", help="the login alone"
+    )
+    wait.add_argument("--timeout", dest="target_timeout", default=argparse.SUPPRESS, help=_help("target_timeout"))
+    for name, about in (
+        ("status", "current, heads, pending and state"),
+        ("plan", "what upgrade would do, in order"),
+    ):
+        looking = command(name, about)
+        targets(looking)
+        looking.add_argument("--exit-code", action="store_true", help="3 when revisions are pending")
+    looking.add_argument("--sql", action="store_true", help="the SQL")
+    looking.add_argument(
+        "--from", dest="start", metavar="REV", help="with --sql: from this revision, without a database"
+    )
+    down = command("downgrade", "the same machinery, downwards")
+    down.add_argument("down_to", metavar="TARGET", help="revision, -N, base")
+    down.add_argument("--yes", action="store_true", help="yes, data may be lost")
+    command("stamp", "set the version without running anything").add_argument("target", nargs="+", help=_TARGET_HELP)
+    command("current", "the revisions that the database is at")
+    command("heads", "the revisions that no other follows")
+    command("history", "all revisions, parents first")
+    command("config", "effective settings and where each came from").add_argument(
+        "--schema", action="store_true", help="the settings as JSON Schema"
+    )
+    return top
+
+
+def _help(field: str) -> str:
+    default = env.default_of(field)
+    tail = f"; default {default}" if default else ""
+    return f"{env.FIELDS[field].description}{tail} [{env.variable(field)}]".replace("%", "%%")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command. Returns the exit code; ``--help`` and ``--version`` exit by themselves."""
+    run_id = os.urandom(8).hex()
+    try:
+        options = parser().parse_args(list(arguments))
+        given = {
+            field: " ".join(map(shlex.quote, value)) if isinstance(value, list) else value
+            for field, value in vars(options).items()
+            if field in env.FIELDS and value
+        }
+        loaded = env.load(os.environ, given)
+    except SettingsInvalid as error:
+        return _refuse(error, run_id)
+    settings = loaded.settings
+    masker = Masker(values=settings.log_sql != "full")
+    style = style_for(settings.log_format, settings.log_level, settings.log_fields)
+    report = Report(style, masker, run_id, sys.stdout.fileno(), env.termination_log(os.environ, settings))
+
+    def work(channel: Channel, stop: Stop) -> dict[str, Any]:
+        job = Job(loaded, channel, stop)
+        try:
+            return _run(job, options).fields()
+        except BaseException as error:
+            if settings.log_level == "debug" and not isinstance(error, SystemExit):
+                _show_traceback(error)
+            return {**failure(error), "to": list(job.rows)}
+
+    return screen.run(work, report, masker)
+
+
+def _run(job: Job, options: argparse.Namespace) -> Result:
+    command = options.command or "upgrade"
+    targets = job.settings.target
+    if command == "downgrade":
+        targets = (options.down_to,)
+    offline = command in ("heads", "history", "config")
+    job.announce(command, () if offline or command == "current" else targets, needs_url=not offline)
+    if job.loaded.doubts:
+        job.emit(SettingsDoubtful(problems=_problems(job.loaded.doubts)))
+    if command == "config":
+        return _show_config(job, schema=options.schema)
+    if command == "wait" and options.wait_for == "connection":
+        job.wait_for_login(writable=False)
+        return Result("ready")
+    from . import flow, looking  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
+
+    known: dict[str, Callable[[], Result]] = {
+        "upgrade": lambda: flow.upgrade(job, targets),
+        "wait": lambda: flow.wait_for_target(job, targets),
+        "downgrade": lambda: flow.downgrade(job, options.down_to, sure=options.yes),
+        "stamp": lambda: flow.stamp(job, targets),
+        "status": lambda: looking.status(job, targets, exit_code=options.exit_code),
+        "plan": lambda: (
+            looking.plan_sql(job, targets, options.start)
+            if options.sql
+            else looking.plan(job, targets, exit_code=options.exit_code)
+        ),
+        "current": lambda: looking.current(job),
+        "heads": lambda: looking.heads(job),
+        "history": lambda: looking.history(job),
+    }
+    if command == "plan" and options.start and not options.sql:
+        raise ConfigInvalid("--from belongs to --sql.", hint="Write: alembic-job plan --sql --from REV")
+    return known[command]()
+
+
+def _show_config(job: Job, *, schema: bool) -> Result:
+    if schema:
+        job.emit(SettingsSchema(schema=env.schema()))
+        return Result("reported")
+    for field in env.FIELDS:
+        value = getattr(job.settings, field)
+        source = job.loaded.origin.get(field, "default")
+        shown = None if value is None or value == () else env.shown(value)
+        if shown is not None and field in env.SECRET:
+            shown = env.masked(field, shown)
+        job.emit(SettingListed(variable=env.variable(field), value=shown, source=source))
+    return Result("reported")
+
+
+def _refuse(error: SettingsInvalid, run_id: str) -> int:
+    """Settings are wrong, so there is no run: two lines, in the best format that the environment tells."""
+    style = style_for(*env.log_settings(os.environ))
+    report = Report(style, Masker(), run_id, sys.stdout.fileno(), env.termination_log(os.environ))
+    invalid = SettingsInvalidEvent(problems=_problems(error.problems))
+    finished = RunFinished(
+        outcome="failed",
+        exit_code=int(error.exit_code),
+        exit_name=error.exit_code.title,
+        retryable=error.exit_code.retryable,
+        from_=[],
+        to=[],
+        applied=[],
+        count=0,
+        duration_s=0.0,
+        error=f"{error}.",
+        code=None,
+        revision=None,
+        hint=error.hint,
+    )
+    report.write(record_of(invalid))
+    report.write(record_of(finished))
+    return int(ExitCode.CONFIG_INVALID)
+
+
+def _problems(problems: Sequence[Problem]) -> list[ProblemFields]:
+    return [ProblemFields(variable=p.variable, problem=p.problem, hint=p.hint) for p in problems]
+
+
+def _show_traceback(error: BaseException) -> None:
+    cause = error.__cause__ if isinstance(error, RunnerError) and error.__cause__ else error
+    traceback.print_exception(type(cause), cause, cause.__traceback__)  # to stderr, which is captured

@@ -1,0 +1,125 @@
+"""The database as the runner itself sees it: its own short-lived connections, by the plain driver.
+
+They need neither SQLAlchemy nor the driver of the project, so ``wait`` starts fast and Alembic 1.8
+with SQLAlchemy 1.4 is served like the newest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ..errors import ConfigInvalid, RunnerError
+from ..model import VersionTable
+from ..url import URL
+from . import mysql, postgresql, sqlite
+from .dialect import Dialect, Refusal, unrecognised
+
+DIALECTS: Mapping[str, Dialect] = {
+    "mysql": cast(Dialect, mysql),
+    "mariadb": cast(Dialect, mysql),
+    "postgresql": cast(Dialect, postgresql),
+    "sqlite": cast(Dialect, sqlite),
+}
+_DRIVERS = ("pymysql", "psycopg", "sqlite3")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One open connection, in autocommit."""
+
+    dialect: Dialect
+    connection: Any
+    url: URL
+
+    def server_version(self) -> str:
+        """The version as the server names it."""
+        return self.dialect.server_version(self.connection)
+
+    def read_only(self) -> str | None:
+        """Why this server takes no writes; None when it does."""
+        return self.dialect.read_only(self.connection)
+
+    def versions(self, table: VersionTable) -> tuple[str, ...]:
+        """The committed version rows."""
+        return self.dialect.versions(self.connection, table)
+
+    def has_tables(self, besides: VersionTable) -> bool:
+        """Whether the database holds any table but the version table."""
+        return self.dialect.has_tables(self.connection, besides)
+
+    def lock_name(self) -> str:
+        """The name of this database's migration lock."""
+        return self.dialect.lock_name(self.connection, self.url)
+
+    def try_lock(self, name: str) -> Callable[[], None] | None:
+        """Take the lock without waiting: what releases it, or None."""
+        return self.dialect.try_lock(self.connection, name)
+
+    def close(self) -> None:
+        """Close; a connection that is broken already is closed enough."""
+        with suppress(Exception):
+            self.connection.close()
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where to connect to; ``url`` is asked again for every connection, so that rotated secrets work."""
+
+    read_url: Callable[[], URL]
+    connect_timeout_s: float
+
+    @property
+    def url(self) -> URL:
+        """The URL as it is now."""
+        return self.read_url()
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect of the URL."""
+        return DIALECTS[self.url.dialect]
+
+    def connect(self, timeout_s: float | None = None) -> Session:
+        """A new session after a real login. Raises the driver's errors, which ``refusal`` explains."""
+        url = self.url
+        dialect = DIALECTS[url.dialect]
+        try:
+            connection = dialect.connect(url, timeout_s or self.connect_timeout_s)
+        except ImportError as error:
+            raise ConfigInvalid(
+                f"The driver for {url.dialect} is not installed: {error}.", hint=dialect.DRIVER_HINT
+            ) from error
+        return Session(dialect, connection, url)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session for a few statements; driver errors come out as the runner's own."""
+        session: Session | None = None
+        try:
+            session = self.connect()
+            yield session
+        except Exception as error:
+            if not _from_driver(error):
+                raise
+            raise explained(self.refusal(error)) from error
+        finally:
+            if session:
+                session.close()
+
+    def refusal(self, error: BaseException) -> Refusal:
+        """What an error of the runner's own connection means; what is not recognised is transient."""
+        return self.dialect.classify(error) or unrecognised(error)
+
+
+def _from_driver(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _DRIVERS
+
+
+def explained(refusal: Refusal) -> RunnerError:
+    """The error of the contract for what a driver said."""
+    return refusal.error(f"{refusal.text}.", code=refusal.code)
+
+
+__all__ = ["DIALECTS", "Database", "Dialect", "Refusal", "Session", "explained", "unrecognised"]

@@ -1,0 +1,252 @@
+"""MySQL and MariaDB, through PyMySQL.
+
+Error numbers: MySQL Error Message Reference, MariaDB Knowledge Base "MariaDB Error Codes".
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import (
+    ConfigInvalid,
+    DatabaseMissing,
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    LoginRefused,
+    PermissionDenied,
+    RunnerError,
+)
+from ..model import VersionTable
+from ..url import URL
+from .dialect import Refusal, driver_autocommits, one_line
+
+NAME = "mysql"
+DEFAULT_PORT = 3306
+DDL_COMMITS = True
+DRIVER_HINT = "Install PyMySQL: pip install alembic-job."
+
+_LOST = {2006, 2013, 2055, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 4031}
+_TRANSIENT = _LOST | {
+    2002,  # socket not there
+    2003,  # refused, unreachable, timed out, or the name does not resolve yet
+    2005,  # unknown host
+    1040,  # too many connections
+    1077,  # normal shutdown
+    1078,
+    1079,  # shutdown complete
+    1129,  # host blocked after many connection errors, until FLUSH HOSTS
+    1203,  # user has too many connections
+    1226,  # user has exceeded a resource
+    3032,  # offline mode
+    3169,  # session killed
+}
+_REFUSED: dict[int, type[RunnerError]] = {
+    1045: LoginRefused,
+    1251: LoginRefused,  # client does not support the authentication protocol
+    1698: LoginRefused,  # unix_socket authentication, and others without a password
+    1820: LoginRefused,  # password must be changed
+    1862: LoginRefused,  # password has expired
+    3118: LoginRefused,  # account is locked, MySQL
+    4151: LoginRefused,  # account is locked, MariaDB
+    1049: DatabaseMissing,
+    1044: PermissionDenied,  # access denied to database
+    1095: PermissionDenied,
+    1130: PermissionDenied,  # host is not allowed to connect
+    1142: PermissionDenied,  # command denied on table
+    1143: PermissionDenied,  # command denied on column
+    1227: PermissionDenied,  # needs SUPER or the like
+    1370: PermissionDenied,  # routine
+    2026: PermissionDenied,  # TLS
+    3159: PermissionDenied,  # require_secure_transport
+    1290: DatabaseReadOnly,  # --read-only
+    1792: DatabaseReadOnly,  # read-only transaction
+    1836: DatabaseReadOnly,  # read-only mode
+}
+_PARSE_ERRORS = {"1064", "1149", "1065"}  # the server did not get as far as the implicit commit
+
+
+def connect(url: URL, timeout_s: float) -> Any:
+    """Log in. The read time-out stays on: our own statements are short, and a dead server must not hang us."""
+    options: dict[str, Any] = {
+        key: url.query[key] for key in ("unix_socket", "read_default_file", "read_default_group") if key in url.query
+    }
+    if _tls_disabled(url.query):
+        options["ssl_disabled"] = True
+    elif tls := _tls(url.query):
+        options["ssl"] = _context(*tls)
+    return _connection_class()(
+        host=url.host or "localhost",
+        port=url.port or DEFAULT_PORT,
+        user=url.user,
+        password=url.password or "",
+        database=url.database,
+        charset="utf8mb4",
+        autocommit=True,
+        connect_timeout=max(1, round(timeout_s)),
+        read_timeout=timeout_s,
+        write_timeout=timeout_s,
+        program_name="alembic-job",
+        **options,
+    )
+
+
+@functools.cache
+def _connection_class() -> Any:
+    import pymysql.connections  # noqa: PLC0415  0.04 s that only this dialect pays
+
+    class Connection(pymysql.connections.Connection):  # type: ignore[misc]
+        def _create_ssl_ctx(self, options: Any) -> ssl.SSLContext:
+            # PyMySQL loads the CA bundle at every connect, 22 ms of CPU, even where it verifies nothing.
+            if isinstance(options, ssl.SSLContext):
+                return options
+            return _default_context(super()._create_ssl_ctx)
+
+    return Connection
+
+
+@functools.cache
+def _default_context(create: Callable[[dict[str, Any]], ssl.SSLContext]) -> ssl.SSLContext:
+    return create({})
+
+
+def _true(text: str | None) -> bool:
+    return str(text).lower() in ("1", "true", "yes", "on")
+
+
+def _tls_disabled(query: dict[str, str]) -> bool:
+    return _true(query.get("ssl_disabled")) or query.get("ssl_mode", "").upper() == "DISABLED"
+
+
+def _tls(query: dict[str, str]) -> tuple[str | None, ...] | None:
+    """TLS options of any MySQL driver as ca, capath, cert, key, cipher, verify, identity; None without any."""
+    mode = query.get("ssl_mode", "").upper().replace("-", "_")
+    identity = mode == "VERIFY_IDENTITY" or any(
+        _true(query.get(key)) for key in ("ssl_check_hostname", "ssl_verify_identity")
+    )
+    ca, capath = query.get("ssl_ca"), query.get("ssl_capath")
+    verify = identity or mode == "VERIFY_CA" or bool(ca or capath) or _true(query.get("ssl_verify_cert"))
+    others = [query.get(key) for key in ("ssl_cert", "ssl_key", "ssl_cipher")]
+    if not (verify or any(others) or mode == "REQUIRED" or _true(query.get("ssl"))):
+        return None
+    return (ca, capath, *others, "yes" if verify else None, "yes" if identity else None)
+
+
+@functools.cache
+def _context(
+    ca: str | None,
+    capath: str | None,
+    cert: str | None,
+    key: str | None,
+    cipher: str | None,
+    verify: str | None,
+    identity: str | None,
+) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca, capath=capath)
+    # Certificates that a server makes for itself do not pass the strict check of Python 3.13.
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    context.check_hostname = bool(identity)
+    context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
+    if cert:
+        context.load_cert_chain(cert, key)
+    if cipher:
+        context.set_ciphers(cipher)
+    return context
+
+
+def classify(error: BaseException) -> Refusal | None:
+    """By error number, which PyMySQL, mysqlclient and the asynchronous drivers all give first."""
+    number = error.args[0] if error.args else None
+    text = one_line(error.args[1] if len(error.args) > 1 else error)
+    if isinstance(error, RuntimeError) and "cryptography" in str(error):
+        # PyMySQL needs it for caching_sha2_password without TLS.
+        return Refusal(ConfigInvalid, None, text + ": pip install 'pymysql[rsa]'")
+    if isinstance(error, (ssl.SSLError, FileNotFoundError)):
+        return Refusal(PermissionDenied, None, f"TLS: {text}")
+    if isinstance(number, str) and number.isdigit():
+        number = int(number)
+    if not isinstance(number, int) or number < 1000:  # noqa: PLR2004  below are errno values
+        return None
+    if number == 2003 and "CERTIFICATE_VERIFY_FAILED" in text:  # noqa: PLR2004
+        return Refusal(PermissionDenied, str(number), text)
+    if number in _TRANSIENT:
+        lost = number in _LOST
+        return Refusal(DatabaseUnreachable, str(number), text, transient=True, connection_lost=lost)
+    if number in _REFUSED:
+        return Refusal(_REFUSED[number], str(number), text, transient=_REFUSED[number] is DatabaseReadOnly)
+    return None
+
+
+def _query(connection: Any, sql: str) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return list(cursor.fetchall())
+
+
+def server_version(connection: Any) -> str:
+    """``10.11.6-MariaDB`` or ``8.0.36``."""
+    return str(_query(connection, "SELECT VERSION()")[0][0])
+
+
+def read_only(connection: Any) -> str | None:
+    """A replica says ``read_only``. That a privileged user could write all the same makes it worse, not better."""
+    row = _query(connection, "SELECT @@global.read_only, @@hostname")[0]
+    return f"{row[1]} has read_only set: it is a replica or in failover" if str(row[0]) not in ("0", "OFF") else None
+
+
+def _quoted(table: VersionTable) -> str:
+    return ".".join("`" + part.replace("`", "``") + "`" for part in (table.schema, table.name) if part)
+
+
+def versions(connection: Any, table: VersionTable) -> tuple[str, ...]:
+    """The version rows, committed: the connection is in autocommit."""
+    try:
+        rows = _query(connection, f"SELECT version_num FROM {_quoted(table)}")  # noqa: S608
+        return tuple(sorted(str(row[0]) for row in rows))
+    except Exception as error:
+        if error.args and error.args[0] == 1146:  # noqa: PLR2004  no such table
+            return ()
+        raise
+
+
+def has_tables(connection: Any, besides: VersionTable) -> bool:
+    """Whether there is a table in the current database."""
+    rows = _query(connection, "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()")
+    return any(str(row[0]).lower() != besides.name.lower() for row in rows)
+
+
+def lock_name(connection: Any, url: URL) -> str:
+    """GET_LOCK names are server-wide and at most 64 characters, so: a hash of the database's name."""
+    name, lower = _query(connection, "SELECT DATABASE(), @@lower_case_table_names")[0]
+    name = str(name).lower() if int(lower) else str(name)
+    return "alembic-job:" + hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def try_lock(connection: Any, name: str) -> Callable[[], None] | None:
+    """GET_LOCK answers 1, 0 (another session holds it) or NULL (an error, a kill)."""
+    answer = _query(connection, f"SELECT GET_LOCK('{name}', 0)")[0][0]
+    if answer is None:
+        raise DatabaseUnreachable(f"The server answered NULL to GET_LOCK('{name}'): out of memory, or killed.")
+    if not answer:
+        return None
+
+    def release() -> None:
+        _query(connection, f"SELECT RELEASE_LOCK('{name}')")
+
+    return release
+
+
+autocommits = driver_autocommits
+
+
+def commits_before(kind: str, code: str | None) -> bool:
+    """DDL commits before it runs, also when it then fails, unless it did not even parse."""
+    return kind in ("ddl", "lock") and code not in _PARSE_ERRORS
+
+
+def commits_after(kind: str, connection: Any) -> bool:
+    """DDL commits after it has run; see "Statements That Cause an Implicit Commit" in the manual."""
+    return kind in ("ddl", "lock", "commit") or driver_autocommits(connection)

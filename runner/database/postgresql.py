@@ -1,0 +1,193 @@
+"""PostgreSQL, through psycopg 3.
+
+Error codes: PostgreSQL documentation, appendix A. For a login that the server refused psycopg gives
+no SQLSTATE, so there it goes by libpq's message; ``tests/contract`` holds the table against a server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import (
+    ConfigInvalid,
+    DatabaseMissing,
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    LoginRefused,
+    PermissionDenied,
+    RunnerError,
+)
+from ..model import VersionTable
+from ..url import URL
+from .dialect import Refusal, driver_autocommits, one_line
+
+NAME = "postgresql"
+DEFAULT_PORT = 5432
+DDL_COMMITS = False
+DRIVER_HINT = "Install the extra: pip install 'alembic-job[postgresql]'."
+
+# The first that matches decides. Server messages are English unless lc_messages says otherwise:
+# what is not recognised is transient.
+_MESSAGES: tuple[tuple[str, type[RunnerError]], ...] = (
+    (r"password authentication failed", LoginRefused),
+    (r"no password supplied", LoginRefused),
+    (r"(?:[Pp]eer|Ident|GSSAPI|LDAP|RADIUS|PAM|certificate|SSPI) authentication failed", LoginRefused),
+    (r"role \".*\" does not exist", LoginRefused),
+    (r"role \".*\" is not permitted to log in", LoginRefused),
+    (r"user name .* does not match|empty user name|no PostgreSQL user name specified", LoginRefused),
+    (r"database \".*\" does not exist", DatabaseMissing),
+    (r"no pg_hba\.conf entry|pg_hba\.conf rejects connection", PermissionDenied),
+    (r"permission denied for database|is not currently accepting connections", PermissionDenied),
+    (r"server does not support SSL, but SSL was required", PermissionDenied),
+    (r"certificate verify failed|root certificate file .* does not exist", PermissionDenied),
+    (r"server certificate for .* does not match|could not read (?:root )?certificate", PermissionDenied),
+    (r"session is read-only|hot standby mode|server is not in", DatabaseReadOnly),
+    (r"invalid (?:\w+ value|connection option|integer value|port number|URI)", ConfigInvalid),
+)
+_STATES: tuple[tuple[str, type[RunnerError]], ...] = (
+    ("28", LoginRefused),
+    ("3D000", DatabaseMissing),
+    ("57P04", DatabaseMissing),  # the database was dropped
+    ("42501", PermissionDenied),
+    ("25006", DatabaseReadOnly),  # read-only transaction
+    ("08", DatabaseUnreachable),
+    ("53", DatabaseUnreachable),  # too many connections, disk full, out of memory
+    ("57P", DatabaseUnreachable),  # shutting down, crashed, starting up
+)
+_LOST = re.compile(
+    r"server closed the connection|connection (?:is|already) closed|the connection is lost"
+    r"|terminating connection|SSL connection has been closed|consuming input failed|connection was closed"
+)
+_KEEP_ALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+_LOCK_KEY = int.from_bytes(hashlib.sha256(b"alembic-job").digest()[:8], "big", signed=True)
+
+
+def connect(url: URL, timeout_s: float) -> Any:
+    """Log in. libpq counts the time-out in whole seconds, at least two."""
+    import psycopg  # noqa: PLC0415  0.1 s that only this dialect pays
+
+    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+    query = dict(url.query)
+    if "ssl" in query:  # asyncpg's name
+        query.setdefault("sslmode", "require" if query["ssl"] in ("true", "True", "1") else query["ssl"])
+    options = {key: value for key, value in query.items() if key in known}
+    hosts = [
+        host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
+        for host in query.get("host", "").split(",")
+    ]
+    if any(colon for _, colon, _ in hosts):  # SQLAlchemy's way to name several: ?host=a:5432&host=b:5432
+        options |= {
+            "host": ",".join(host for host, _, _ in hosts),
+            "port": ",".join(port for _, _, port in hosts),
+        }
+    given = {
+        "host": url.host,
+        "port": url.port,
+        "user": url.user,
+        "password": url.password,
+        "dbname": url.database,
+    }
+    arguments: dict[str, Any] = {
+        **_KEEP_ALIVE,
+        "application_name": "alembic-job",
+        "connect_timeout": max(2, math.ceil(timeout_s)),
+        **{key: value for key, value in given.items() if value is not None},
+        **options,
+    }
+    return psycopg.connect(autocommit=True, prepare_threshold=None, **arguments)
+
+
+def classify(error: BaseException) -> Refusal | None:
+    """By SQLSTATE, of whatever driver; without one, by the message."""
+    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    text = one_line(error)
+    if code:
+        kind = next((kind for prefix, kind in _STATES if code.startswith(prefix)), None)
+        if kind is None:
+            return None
+        lost = code.startswith(("08", "57P"))
+        return Refusal(kind, code, text, kind in (DatabaseUnreachable, DatabaseReadOnly), lost)
+    kind = next((kind for pattern, kind in _MESSAGES if re.search(pattern, text)), None)
+    if kind is not None:
+        return Refusal(kind, None, text, kind is DatabaseReadOnly)
+    if _LOST.search(text):
+        return Refusal(DatabaseUnreachable, None, text, transient=True, connection_lost=True)
+    if re.search(r"connection (?:to server )?.*failed|could not (?:connect|translate)|timeout expired", text):
+        return Refusal(DatabaseUnreachable, None, text, transient=True)
+    return None
+
+
+def _query(connection: Any, sql: str) -> list[tuple[Any, ...]]:
+    return list(connection.execute(sql).fetchall())
+
+
+def server_version(connection: Any) -> str:
+    """``15.6``, with the distribution's addition where there is one."""
+    return str(_query(connection, "SHOW server_version")[0][0])
+
+
+def read_only(connection: Any) -> str | None:
+    """A standby, or a database whose sessions start read-only."""
+    recovery, transaction = _query(
+        connection, "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')"
+    )[0]
+    if recovery:
+        return "the server is in recovery: it is a standby or in failover"
+    return "default_transaction_read_only is on" if transaction == "on" else None
+
+
+def _quoted(table: VersionTable) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (table.schema, table.name) if part)
+
+
+def versions(connection: Any, table: VersionTable) -> tuple[str, ...]:
+    """The version rows, committed: the connection is in autocommit."""
+    try:
+        rows = _query(connection, f"SELECT version_num FROM {_quoted(table)}")  # noqa: S608
+        return tuple(sorted(str(row[0]) for row in rows))
+    except Exception as error:
+        if getattr(error, "sqlstate", None) in ("42P01", "3F000"):  # no such table, no such schema
+            return ()
+        raise
+
+
+def has_tables(connection: Any, besides: VersionTable) -> bool:
+    """Whether there is a table outside the system's schemas."""
+    rows = _query(
+        connection,
+        "SELECT tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')",
+    )
+    return any(row[0] != besides.name for row in rows)
+
+
+def lock_name(connection: Any, url: URL) -> str:
+    """Advisory locks belong to the database, so one key serves for all."""
+    return str(_LOCK_KEY)
+
+
+def try_lock(connection: Any, name: str) -> Callable[[], None] | None:
+    """Never pg_advisory_lock: who blocks in it holds a snapshot, and CREATE INDEX CONCURRENTLY waits for that."""
+    if not _query(connection, f"SELECT pg_try_advisory_lock({name})")[0][0]:
+        return None
+
+    def release() -> None:
+        _query(connection, f"SELECT pg_advisory_unlock({name})")
+
+    return release
+
+
+autocommits = driver_autocommits
+
+
+def commits_before(kind: str, code: str | None) -> bool:
+    """No statement commits what came before it."""
+    return False
+
+
+def commits_after(kind: str, connection: Any) -> bool:
+    """Only in an autocommit block, or after COMMIT."""
+    return kind == "commit" or driver_autocommits(connection)

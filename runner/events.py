@@ -1,0 +1,454 @@
+"""What a run says: a closed set of frozen values.
+
+Who emits an event knows nothing of how it is shown; ``report`` renders them. ``message`` is the one
+sentence for people. A field name has one type wherever it appears; a trailing underscore is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypedDict
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class ProblemFields(TypedDict):
+    """One setting and what is wrong with it."""
+
+    variable: str
+    problem: str
+    hint: str
+
+
+class PendingFields(TypedDict):
+    """One revision that is still to be applied."""
+
+    revision: str
+    summary: str
+    path: str
+
+
+class DurableStatement(TypedDict):
+    """A statement of a failed revision whose effect is in the database."""
+
+    statement_number: int
+    sql: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """The base of all events."""
+
+    name: ClassVar[str]
+    level: ClassVar[Level] = "info"
+
+    @property
+    def message(self) -> str:
+        """One sentence for people."""
+        raise NotImplementedError  # pragma: no cover
+
+    def fields(self) -> dict[str, Any]:
+        """The event's own fields, as they appear in a line."""
+        return {f.name.rstrip("_"): getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+Emit = Callable[[Event], None]
+
+
+def listed(items: list[str] | tuple[str, ...], nothing: str = "nothing") -> str:
+    """``a, b and 3 more``: a list of revisions within a sentence."""
+    shown, rest = list(items[:5]), len(items) - 5
+    return (", ".join(shown) + (f" and {rest} more" if rest > 0 else "")) or nothing
+
+
+def counted(count: int, noun: str = "revision") -> str:
+    """``1 revision``, ``2 revisions``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """The first line of every run."""
+
+    name = "run_started"
+    command: str
+    target: list[str]
+    database: str | None
+    url_source: str | None
+    version: str
+    alembic: str | None
+    sqlalchemy: str | None
+    python: str
+    hostname: str
+    pod: str | None
+    image: str | None
+
+    @property
+    def message(self) -> str:
+        where = f" on {self.database}" if self.database else ""
+        return f"alembic-job {self.version}: {' '.join([self.command, *self.target])}{where}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsInvalid(Event):
+    """Stands instead of all other events but ``run_finished``."""
+
+    name = "settings_invalid"
+    level = "error"
+    problems: list[ProblemFields]
+
+    @property
+    def message(self) -> str:
+        return " ".join(f"{p['variable']}: {p['problem']}. {p['hint']}" for p in self.problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsDoubtful(Event):
+    """Settings that are ignored, most likely misspelt."""
+
+    name = "settings_doubtful"
+    level = "warning"
+    problems: list[ProblemFields]
+
+    @property
+    def message(self) -> str:
+        return " ".join(f"{p['variable']}: {p['problem']}. {p['hint']}" for p in self.problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseWaiting(Event):
+    """An attempt to log in failed, and another one follows."""
+
+    name = "database_waiting"
+    level = "warning"
+    attempt: int
+    waited_s: float
+    next_in_s: float
+    code: str | None
+    error: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"The database does not answer yet (attempt {self.attempt}): {self.error}."
+            f" Next attempt in {self.next_in_s:.1f} s."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseReady(Event):
+    """A login worked."""
+
+    name = "database_ready"
+    attempts: int
+    waited_s: float
+    dialect: str
+    server_version: str
+
+    @property
+    def message(self) -> str:
+        return f"Logged in to {self.dialect} {self.server_version} after {self.waited_s:.1f} s."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentConnected(Event):
+    """``env.py`` opened its connection."""
+
+    name = "environment_connected"
+    database: str
+    section: str
+    version_table: str
+    version_table_schema: str | None
+    transaction: str
+
+    @property
+    def message(self) -> str:
+        table = ".".join(filter(None, (self.version_table_schema, self.version_table)))
+        return f"env.py connected to {self.database}; version table {table}, transaction: {self.transaction}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanReady(Event):
+    """Where the database is, and what is to be done."""
+
+    name = "plan_ready"
+    state: str
+    current: list[str]
+    heads: list[str]
+    target: list[str]
+    pending: list[PendingFields]
+    count: int
+
+    @property
+    def message(self) -> str:
+        at = f"The database is at {listed(self.current)}"
+        if not self.count:
+            return f"{at}; nothing to do."
+        steps = listed([p["revision"] for p in self.pending])
+        return f"{at}; {counted(self.count)} to run: {steps}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockWaiting(Event):
+    """Another run holds the lock."""
+
+    name = "lock_waiting"
+    lock: str
+    waited_s: float
+
+    @property
+    def message(self) -> str:
+        return f"Another run holds the migration lock {self.lock}; waited {self.waited_s:.0f} s so far."
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockAcquired(Event):
+    """This run may migrate."""
+
+    name = "lock_acquired"
+    lock: str
+    lock_kind: str
+    reason: str
+    waited_s: float
+
+    @property
+    def message(self) -> str:
+        return f"Holding the migration lock {self.lock} ({self.lock_kind}: {self.reason})."
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockReleased(Event):
+    """The lock was given back."""
+
+    name = "lock_released"
+    lock: str
+    held_s: float
+
+    @property
+    def message(self) -> str:
+        return f"Released the migration lock {self.lock} after {self.held_s:.1f} s."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionStarted(Event):
+    """A revision begins."""
+
+    name = "revision_started"
+    revision: str
+    parents: list[str]
+    summary: str
+    path: str
+    position: int
+    count: int
+
+    @property
+    def message(self) -> str:
+        return f"[{self.position}/{self.count}] {self.revision}: {self.summary or 'no description'}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatementExecuted(Event):
+    """A statement of a revision returned."""
+
+    name = "statement_executed"
+    level = "debug"
+    revision: str
+    statement_number: int
+    sql: str | None
+    duration_s: float
+
+    @property
+    def message(self) -> str:
+        return f"Statement {self.statement_number} of {self.revision} returned after {self.duration_s:.3f} s."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionExecuted(Event):
+    """Alembic ran a revision and moved the version."""
+
+    name = "revision_executed"
+    revision: str
+    duration_s: float
+    statement_count: int
+    committed: bool
+
+    @property
+    def message(self) -> str:
+        said = "committed" if self.committed else "not yet committed"
+        return f"{self.revision} ran {counted(self.statement_count, 'statement')} in {self.duration_s:.2f} s, {said}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransactionCommitted(Event):
+    """Another connection now sees these revisions."""
+
+    name = "transaction_committed"
+    revisions: list[str]
+
+    @property
+    def message(self) -> str:
+        return f"Committed: {listed(self.revisions)}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransactionRolledBack(Event):
+    """These revisions had been executed and are gone."""
+
+    name = "transaction_rolled_back"
+    level = "warning"
+    revisions: list[str]
+
+    @property
+    def message(self) -> str:
+        return f"Rolled back: {listed(self.revisions)}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionFailed(Event):
+    """A revision did not complete."""
+
+    name = "revision_failed"
+    level = "error"
+    revision: str
+    statement_number: int | None
+    sql: str | None
+    code: str | None
+    error: str
+    hint: str
+    durable_statements: list[DurableStatement]
+    rolled_back: list[str]
+
+    @property
+    def message(self) -> str:
+        where = f" at statement {self.statement_number}" if self.statement_number else ""
+        remains = ", ".join(str(s["statement_number"]) for s in self.durable_statements)
+        left = f"Statements {remains} of it are in the database." if remains else "Nothing of it remains."
+        return f"{self.revision} failed{where}: {self.error}. {left}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserOutput(Event):
+    """What ``env.py``, a revision, or a child process of theirs printed or logged."""
+
+    name = "user_output"
+    stream: str
+    logger: str | None
+    text: str
+    revision: str | None
+
+    @property
+    def message(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping(Event):
+    """SIGTERM or SIGINT arrived."""
+
+    name = "stopping"
+    level = "warning"
+    signal: str
+    grace_s: float | None
+
+    @property
+    def message(self) -> str:
+        return f"{self.signal} received: stopping at the next safe point."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionListed(Event):
+    """One revision: the answer of ``current``, ``heads`` and ``history``."""
+
+    name = "revision_listed"
+    revision: str
+    parents: list[str]
+    depends_on: list[str]
+    branch_labels: list[str]
+    summary: str
+    path: str
+    is_head: bool
+
+    @property
+    def message(self) -> str:
+        marks = [*self.branch_labels, *(["head"] if self.is_head else [])]
+        tail = f" ({', '.join(marks)})" if marks else ""
+        return f"{', '.join(self.parents) or '<base>'} -> {self.revision}{tail}: {self.summary}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlPlanned(Event):
+    """A piece of the SQL that ``plan --sql`` would run; ``revision`` is null for what frames it."""
+
+    name = "sql_planned"
+    revision: str | None
+    sql: str
+
+    @property
+    def message(self) -> str:
+        return self.sql
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingListed(Event):
+    """One effective setting: the answer of ``config``."""
+
+    name = "setting_listed"
+    variable: str
+    value: str | None
+    source: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.variable}={'' if self.value is None else self.value} ({self.source})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsSchema(Event):
+    """The settings as JSON Schema: the answer of ``config --schema``."""
+
+    name = "settings_schema"
+    schema: dict[str, Any]
+
+    @property
+    def message(self) -> str:
+        return "The settings as JSON Schema."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    """The last line, always."""
+
+    name = "run_finished"
+    outcome: str
+    exit_code: int
+    exit_name: str
+    retryable: bool
+    from_: list[str]
+    to: list[str]
+    applied: list[str]
+    count: int
+    duration_s: float
+    error: str | None
+    code: str | None
+    revision: str | None
+    hint: str | None
+
+    @property
+    def level(self) -> Level:  # type: ignore[override]
+        """An error, unless it ended well or only had something to tell."""
+        return "error" if self.outcome == "failed" else "warning" if self.outcome == "interrupted" else "info"
+
+    @property
+    def message(self) -> str:
+        if self.error:
+            return f"{self.exit_name} (exit {self.exit_code}): {self.error} {self.hint or ''}".rstrip()
+        said = self.outcome.replace("_", " ")
+        if self.applied:
+            said += f": {counted(self.count)} applied"
+        at = f"; the database is at {listed(self.to)}" if self.to else ""
+        return f"{said}{at} (exit {self.exit_code}, {self.duration_s:.1f} s)."
+
+
+ALL: tuple[type[Event], ...] = tuple(Event.__subclasses__())

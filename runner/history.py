@@ -1,0 +1,268 @@
+"""The revision files: loading them, and planning over them with Alembic's own rules."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import os
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic.config import Config
+from alembic.runtime.migration import RevisionStep, StampStep
+from alembic.script import ScriptDirectory
+from alembic.script import revision as graph
+from alembic.util import CommandError
+
+from .errors import ConfigInvalid, HistoryInvalid, MultipleHeads, RevisionUnknown, RunnerError, TargetInvalid
+from .events import counted, listed
+from .model import Revision
+from .settings import Settings, url_problem
+
+_CONTRADICTIONS = ("is present more than once", "is not present", "already used by")
+
+
+def load_config(settings: Settings, url: str | None) -> Config:
+    """The Alembic configuration, with the URL of the settings put into it. Raises ConfigInvalid."""
+    path = _config_path(settings)
+    arguments: dict[str, Any] = {"ini_section": settings.section}
+    if path and path.suffix == ".toml":
+        if "toml_file" not in inspect.signature(Config.__init__).parameters:
+            raise ConfigInvalid(
+                f"{path} is the only configuration, and this Alembic does not read it.",
+                hint="Install alembic>=1.16, or add an alembic.ini.",
+            )
+        arguments["toml_file"] = str(path)
+    elif path:
+        arguments["file_"] = str(path)
+    config = Config(**arguments)
+    config.cmd_opts = argparse.Namespace(x=list(settings.x) or None, config=str(path or ""), name=settings.section)
+    try:
+        if settings.script_location:
+            config.set_main_option("script_location", _escaped(settings.script_location))
+        if url:
+            config.set_main_option("sqlalchemy.url", _escaped(url))
+    except Exception as error:
+        raise ConfigInvalid(f"{path} cannot be read: {_first_line(error)}.") from error
+    return config
+
+
+def _config_path(settings: Settings) -> Path | None:
+    if settings.config:
+        path = Path(settings.config)
+        if not path.is_file():
+            raise ConfigInvalid(
+                f"There is no Alembic configuration at {path.absolute()}.",
+                hint="Correct ALEMBIC_JOB_CONFIG, or mount the project there.",
+            )
+        return path
+    for name in ("alembic.ini", "pyproject.toml"):
+        if Path(name).is_file():
+            return Path(name)
+    if settings.script_location:
+        return None
+    raise ConfigInvalid(
+        f"There is neither an alembic.ini nor a pyproject.toml in {Path.cwd()}.",
+        hint="Run in the project's directory, or set ALEMBIC_JOB_CONFIG or ALEMBIC_JOB_SCRIPT_LOCATION.",
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")  # ConfigParser interpolates
+
+
+def configured_url(config: Config) -> str | None:
+    """``sqlalchemy.url`` of the file. Raises ConfigInvalid when it is there and cannot be used."""
+    try:
+        url = config.get_main_option("sqlalchemy.url")
+    except Exception as error:
+        raise ConfigInvalid(f"sqlalchemy.url cannot be read: {_first_line(error)}.") from error
+    if url and (problem := url_problem(url)):
+        raise ConfigInvalid(f"sqlalchemy.url of the configuration: {problem[0]}.", hint=problem[1])
+    return url or None
+
+
+class History:
+    """The revisions of this image, and what they mean for a database at given heads."""
+
+    def __init__(self, script: ScriptDirectory) -> None:
+        self.script = script
+
+    @classmethod
+    def load(cls, config: Config) -> History:
+        """Read all revision files. Raises ConfigInvalid, HistoryInvalid."""
+        try:
+            script = ScriptDirectory.from_config(config)
+        except CommandError as error:
+            raise ConfigInvalid(f"{_first_line(error)}.", hint="Set script_location in the configuration.") from error
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            try:
+                script.get_bases()
+            except graph.RevisionError as error:
+                raise HistoryInvalid(f"{_first_line(error)}.") from error
+            except KeyError as error:
+                said = [str(w.message) for w in caught if _CONTRADICTIONS[1] in str(w.message)]
+                missing = f"Revision {error.args[0]} is referred to and has no file"
+                raise HistoryInvalid(f"{said[0] if said else missing}.") from error
+            except CommandError as error:
+                cause = error.__cause__
+                kind = HistoryInvalid if isinstance(cause, graph.RevisionError) else ConfigInvalid
+                raise kind(f"{_first_line(error)}.") from error
+            except Exception as error:
+                raise ConfigInvalid(
+                    f"A revision file cannot be loaded: {located(error)}.",
+                    hint="Correct the file; nothing was changed.",
+                ) from error
+        for warning in caught:
+            if any(words in str(warning.message) for words in _CONTRADICTIONS):
+                raise HistoryInvalid(f"{warning.message}.")
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return cls(script)
+
+    @property
+    def count(self) -> int:
+        """How many revisions this image holds."""
+        return sum(1 for _ in self.script.walk_revisions())
+
+    def all(self) -> list[Revision]:
+        """Every revision, parents first."""
+        return [self.describe(script) for script in reversed(list(self.script.walk_revisions()))]
+
+    def heads(self) -> list[Revision]:
+        """The revisions that no other follows."""
+        return [self.describe(self.script.get_revision(head)) for head in sorted(self.script.get_heads())]
+
+    def stored_heads(self) -> tuple[str, ...]:
+        """The rows of the version table when everything is applied: a head that another depends on is implied."""
+        return tuple(sorted(self.script.revision_map._real_heads))
+
+    def describe(self, script: Any) -> Revision:
+        """A revision file as a value."""
+        try:
+            path = os.path.relpath(script.path)
+        except ValueError:  # another drive
+            path = script.path
+        return Revision(
+            revision=script.revision,
+            parents=_tuple(script.down_revision),
+            summary=" ".join((script.doc or "").split()),
+            path=path,
+            depends_on=_tuple(script.dependencies),
+            branch_labels=tuple(sorted(script.branch_labels or ())),
+            is_head=script.is_head,
+        )
+
+    def known(self, revisions: Sequence[str]) -> tuple[list[Revision], list[str]]:
+        """The revisions that this image holds, and those that it does not."""
+        held, missing = [], []
+        for revision in revisions:
+            script = self.script.revision_map._revision_map.get(revision)
+            if script is None:
+                missing.append(revision)
+            else:
+                held.append(self.describe(script))
+        return held, missing
+
+    def require_known(self, current: Sequence[str]) -> None:
+        """Raises RevisionUnknown when the database is at a revision that is not here."""
+        missing = self.known(current)[1]
+        if missing:
+            heads = listed([head.revision for head in self.heads()], "none")
+            raise RevisionUnknown(
+                f"The database is at {listed(missing)}, which is not among the {counted(self.count)} of this"
+                f" image (head: {heads}).",
+                revision=missing[0],
+            )
+
+    def resolve(self, targets: Sequence[str], current: Sequence[str]) -> tuple[str, ...]:
+        """The revisions that a target names, in Alembic's whole syntax, seen from ``current``."""
+        found: list[str] = []
+        for target in targets:
+            with self._errors(target):
+                parsed: Any = self.script.revision_map._parse_upgrade_target(
+                    current_revisions=tuple(current), target=target, assert_relative_length=True
+                )
+                found += [script.revision for script in parsed if script is not None and script.revision not in found]
+        return tuple(found)
+
+    def upgrade_steps(self, resolved: Sequence[str], current: Sequence[str]) -> list[RevisionStep]:
+        """Alembic's own plan from ``current`` to revisions that ``resolve`` named."""
+        if not resolved:
+            return []
+        with self._errors(" ".join(resolved)):
+            return list(self.script._upgrade_revs(tuple(resolved), tuple(current)))  # type: ignore[arg-type]
+
+    def holds(self, current: Sequence[str], resolved: Sequence[str]) -> bool:
+        """Whether a database at ``current`` has these revisions applied."""
+        return not self.known(current)[1] and not self.upgrade_steps(resolved, current)
+
+    def downgrade_steps(self, target: str, current: Sequence[str]) -> list[RevisionStep]:
+        """Alembic's own plan downwards."""
+        with self._errors(target):
+            return list(self.script._downgrade_revs(target, tuple(current)))  # type: ignore[arg-type]
+
+    def stamp_steps(self, targets: Sequence[str], current: Sequence[str]) -> list[StampStep]:
+        """Alembic's own plan to move the version without running anything."""
+        with self._errors(" ".join(targets)):
+            return list(self.script._stamp_revs(tuple(targets), tuple(current)))
+
+    @contextmanager
+    def _errors(self, target: str) -> Iterator[None]:
+        try:
+            yield
+        except (CommandError, graph.RevisionError) as error:
+            raise self._explained(error, target) from error
+
+    def _explained(self, error: Exception, target: str) -> RunnerError:
+        cause = error.__cause__ if isinstance(error, CommandError) else error
+        heads = [head.revision for head in self.heads()]
+        if isinstance(cause, graph.MultipleHeads):
+            return MultipleHeads(f"'{target}' is ambiguous: this image has {len(heads)} heads, {listed(heads)}.")
+        if isinstance(cause, graph.ResolutionError) and "Multiple" not in str(cause):
+            ids = [script.revision for script in self.script.walk_revisions()]
+            labels = {label for script in self.script.walk_revisions() for label in script.branch_labels}
+            near = difflib.get_close_matches(target, [*ids, *labels], 1, 0.5)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            return TargetInvalid(
+                f"The target '{target}' is not among the {counted(len(ids))} of this image (head:"
+                f" {listed(heads, 'none')}).{meant}"
+            )
+        return TargetInvalid(f"The target '{target}' cannot be used: {_first_line(error)}.")
+
+
+def located(error: BaseException) -> str:
+    """``ValueError: text (migrations/env.py, line 12)``: the last place in files that are not a library's."""
+    said = f"{type(error).__name__}: {_first_line(error)}" if str(error) else type(error).__name__
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} ({_shown(error.filename or '?')}, line {error.lineno})"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename
+        and "<" not in frame.filename
+        and Path(frame.filename).parent != Path(__file__).parent
+        and not frame.filename.startswith(_STANDARD_LIBRARY)
+    ]
+    return f"{said} ({_shown(frames[-1].filename)}, line {frames[-1].lineno})" if frames else said
+
+
+_STANDARD_LIBRARY = os.path.dirname(traceback.__file__) + os.sep  # noqa: PTH120
+
+
+def _shown(path: str) -> str:
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _tuple(value: Any) -> tuple[str, ...]:
+    return () if value is None else (value,) if isinstance(value, str) else tuple(value)

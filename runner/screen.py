@@ -1,0 +1,336 @@
+"""The parent process: owns stdout and the signals, and has the last word.
+
+A thread that reads captured output does not hold: C code that writes while it holds the GIL
+deadlocks it, and a crash of the process loses the last words. So the work is done in a child, and
+this process turns whatever comes through three pipes into lines: the child's stdout, its stderr,
+and its own messages.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import selectors
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from .errors import ExitCode
+from .events import Event, RunFinished, Stopping, UserOutput
+from .masking import Masker
+from .report import Record, Report, record_of
+from .stopping import SIGNALS, Stop
+from .worker import Channel, capture_logging, failure, settle_in
+
+_CHUNK = 1 << 16
+_LONGEST_TEXT = 8 * 1024
+_STUCK_S = 3.0  # a wait that does not end at once sits in a C call, a name look-up say
+
+
+Work = Callable[[Channel, Stop], dict[str, Any]]
+
+
+def run(work: Work, report: Report, masker: Masker) -> int:
+    """Fork, let the child do the work, report everything, and return the exit code."""
+    mark = b"\x1e" + os.urandom(12).hex().encode() + b"\x1e"
+    out, err, control = os.pipe(), os.pipe(), os.pipe()
+    sys.stdout.flush()
+    # Blocked until both sides have their handlers: a signal in between must be neither lost nor deadly.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    calm = mmap.mmap(-1, 1)
+    child = os.fork()
+    if child == 0:
+        for reader, _ in (out, err, control):
+            os.close(reader)
+        _be_the_worker(work, Channel(out[1], err[1], control[1], mark), Stop(calm), out[1], err[1])
+    for _, writer in (out, err, control):
+        os.close(writer)
+    screen = Screen(report, masker, child, calm, mark, out[0], err[0], control[0])
+    screen.listen()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    return screen.watch()
+
+
+def _be_the_worker(work: Work, channel: Channel, stop: Stop, out: int, err: int) -> None:
+    code: int = ExitCode.INTERNAL
+    try:
+        settle_in(out, err)
+        capture_logging(channel)
+        stop.listen()
+        result = work(channel, stop)
+        channel.result(**result)
+        code = result["exit_code"]
+    except BaseException as error:
+        with suppress(BaseException):
+            channel.result(**failure(error))
+    finally:
+        with suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+class _Stream:
+    """Output of the child, in lines and marks."""
+
+    def __init__(self, name: str, descriptor: int, mark: bytes, masker: Masker) -> None:
+        self.name = name
+        self.descriptor = descriptor
+        self.items: deque[str | None] = deque()  # None is a mark
+        self._mark = mark
+        self._masker = masker
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read."""
+        *parts, tail = (self._rest + data).split(self._mark)
+        for part in parts:
+            self._lines(part)
+            self.items.append(None)
+        # What comes after the last line's end may be the beginning of a line, or of a mark.
+        whole, end, self._rest = tail.rpartition(b"\n")
+        self._lines(whole + end)
+        keep = max(self._masker.longest, len(self._mark), 1024)
+        if len(self._rest) > _LONGEST_TEXT + keep:
+            # Masked as a whole before it is cut, so that no secret is cut in two.
+            text = self._masker.text(self._rest.decode("utf-8", "replace"))
+            self._lines(text[:-keep].encode())
+            self._rest = text[-keep:].encode()
+
+    def finish(self) -> None:
+        """There will be no more."""
+        self._lines(self._rest)
+        self._rest = b""
+
+    def _lines(self, data: bytes) -> None:
+        for line in data.decode("utf-8", "backslashreplace").split("\n"):
+            text = line.rstrip("\r").rpartition("\r")[2]  # of a progress bar, what one would see
+            for start in range(0, len(text), _LONGEST_TEXT):
+                self.items.append(text[start : start + _LONGEST_TEXT])
+
+
+class Screen:
+    """What the parent knows while the child works."""
+
+    def __init__(
+        self,
+        report: Report,
+        masker: Masker,
+        child: int,
+        calm: mmap.mmap,
+        mark: bytes,
+        out: int,
+        err: int,
+        control: int,
+    ) -> None:
+        self._report = report
+        self._masker = masker
+        self._child = child
+        self._calm = calm
+        self._streams = (_Stream("stdout", out, mark, masker), _Stream("stderr", err, mark, masker))
+        self._control = control
+        self._control_rest = b""
+        self._messages: deque[dict[str, Any]] = deque()
+        self._started = time.monotonic()
+        self._status: int | None = None
+        self._signal: int | None = None
+        self._signalled_at = 0.0
+        self._signal_shown = False
+        # What the messages told so far:
+        self._result: dict[str, Any] | None = None
+        self._from: list[str] = []
+        self._applied: list[str] = []
+        self._flight: str | None = None
+        self._applying = False
+        self._sent = False
+
+    def listen(self) -> None:
+        """Take the signals. A handler runs even while a slow reader of our stdout blocks the loop."""
+        self._wake_reader, wake_writer = os.pipe()
+        for descriptor in (self._wake_reader, wake_writer):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        if self._signal is None:
+            self._signalled_at = time.monotonic()
+        self._signal = number
+        with suppress(ProcessLookupError):
+            os.kill(self._child, number)
+
+    def watch(self) -> int:
+        """Until the child has ended and everything that it said is shown. Returns the exit code."""
+        selector = selectors.DefaultSelector()
+        for descriptor in (self._control, self._wake_reader, *(s.descriptor for s in self._streams)):
+            os.set_blocking(descriptor, False)
+            selector.register(descriptor, selectors.EVENT_READ)
+        while self._status is None:
+            ready = selector.select(timeout=0.5 if self._report.wants_ticks or self._signal else None)
+            for key, _ in ready:
+                if not self._read(key.fd):
+                    selector.unregister(key.fd)
+            self._show()
+            self._after_signal()
+            self._reap()
+            self._report.tick()
+        # The child is gone; a grandchild may keep the pipes open for ever, so read what is there and no more.
+        for descriptor in (self._control, *(s.descriptor for s in self._streams)):
+            while self._read(descriptor, to_the_end=True):
+                pass
+        for stream in self._streams:
+            stream.finish()
+        self._show()
+        return self._last_word()
+
+    def _read(self, descriptor: int, *, to_the_end: bool = False) -> bool:
+        """Read a chunk; False at the end of the file, or ``to_the_end`` when nothing is there."""
+        try:
+            data = os.read(descriptor, _CHUNK)
+        except BlockingIOError:
+            return not to_the_end
+        if not data:
+            return False
+        if descriptor == self._control:
+            *lines, self._control_rest = (self._control_rest + data).split(b"\n")
+            self._messages += map(json.loads, lines)
+        for stream in self._streams:
+            if descriptor == stream.descriptor:
+                stream.feed(data)
+        return True
+
+    def _show(self) -> None:
+        """Show all that can be ordered: output up to a mark, then the message that the mark stands for."""
+        while True:
+            for stream in self._streams:
+                while stream.items and stream.items[0] is not None:
+                    self._output(stream.name, stream.items.popleft() or "")
+            at_marks = all(stream.items for stream in self._streams)
+            if not self._messages or not (at_marks or self._status is not None):
+                return
+            for stream in self._streams:
+                if stream.items:
+                    stream.items.popleft()
+            self._take(self._messages.popleft())
+
+    def _output(self, stream: str, text: str) -> None:
+        if text.strip():
+            output = UserOutput(stream=stream, logger=None, text=text, revision=self._flight)
+            self._write(output)
+
+    def _write(self, event: Event) -> None:
+        self._report.write(record_of(event))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "secret" in message:
+            self._masker.add(message["secret"])
+        elif "sent" in message:
+            self._sent = True
+        elif "result" in message:
+            self._result = message["result"]
+        else:
+            self._note(message)
+            self._report.write(message)
+
+    def _note(self, record: Record) -> None:
+        """Remember what the last line has to tell, should the child not live to tell it."""
+        event = record["event"]
+        if event == "plan_ready":
+            self._from = record["current"]
+        elif event == "lock_acquired":
+            self._applying = True
+        elif event == "transaction_committed":
+            self._applied += record["revisions"]
+        elif event == "revision_started":
+            self._flight, self._sent = record["revision"], False
+        elif event in ("revision_executed", "revision_failed"):
+            self._flight = None
+        elif event == "user_output":
+            record["revision"] = self._flight
+
+    def _after_signal(self) -> None:
+        if self._signal is None:
+            return
+        if not self._signal_shown:
+            self._signal_shown = True
+            self._write(Stopping(signal=signal.Signals(self._signal).name, grace_s=None))
+        if self._calm[0] and time.monotonic() - self._signalled_at > _STUCK_S:
+            # Nothing is being changed, and by Stop's promise nothing will be.
+            with suppress(ProcessLookupError):
+                os.kill(self._child, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        """As PID 1 we inherit orphans, too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._child:
+                self._status = status
+
+    def _last_word(self) -> int:
+        result = self._result or self._made_up()
+        code = ExitCode(result["exit_code"])
+        finished = RunFinished(
+            outcome=result["outcome"],
+            exit_code=int(code),
+            exit_name=code.title,
+            retryable=code.retryable,
+            from_=self._from,
+            to=list(result.get("to") or ()),
+            applied=self._applied,
+            count=len(self._applied),
+            duration_s=round(time.monotonic() - self._started, 3),
+            error=result.get("error"),
+            code=result.get("code"),
+            revision=result.get("revision"),
+            hint=result.get("hint"),
+        )
+        self._write(finished)
+        return int(code)
+
+    def _made_up(self) -> dict[str, Any]:
+        """The child died without a word: say how, and what must be assumed of the database."""
+        how = _how_it_ended(self._status or 0)
+        if self._flight and self._sent:
+            return {
+                "outcome": "failed",
+                "exit_code": ExitCode.REVISION_PARTIAL,
+                "error": f"The worker process {how} inside revision {self._flight}; its statements commit one by one.",
+                "hint": "Look which of its statements are in the database, and undo them; then run again.",
+                "revision": self._flight,
+            }
+        if self._signal and not self._applying:
+            name = signal.Signals(self._signal).name
+            return {
+                "outcome": "interrupted",
+                "exit_code": 128 + self._signal,
+                "error": f"{name} ended the run before anything was changed.",
+                "hint": "Run again to go on.",
+            }
+        inside = f" inside revision {self._flight}, of which nothing remains" if self._flight else ""
+        return {
+            "outcome": "failed",
+            "exit_code": ExitCode.INTERNAL,
+            "error": f"The worker process {how}{inside}.",
+            "hint": "Look for os._exit() or a crash in env.py, a revision or a library, and at the memory limit.",
+            "revision": self._flight,
+        }
+
+
+def _how_it_ended(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = signal.Signals(number).name
+        return f"was killed by {name}" + (" (out of memory?)" if number == signal.SIGKILL else "")
+    return f"ended with os._exit({os.WEXITSTATUS(status)})"

@@ -1,0 +1,129 @@
+"""Waiting for the database: tenacity around one real login."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from .database import Database, Refusal, explained
+from .errors import DatabaseReadOnly, DatabaseUnreachable, RunnerError
+from .events import DatabaseReady, DatabaseWaiting, Emit, counted
+from .stopping import Stop
+
+_LONGEST_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on trying."""
+
+    wait_s: float
+    refused_s: float
+
+
+def wait_for_login(database: Database, patience: Patience, *, writable: bool, stop: Stop, emit: Emit) -> None:
+    """Return once a login worked, on a server that takes writes where ``writable`` says so.
+
+    Raises the error of the last attempt: at the end of the wait for what may pass by itself, at once
+    for a refusal that stays.
+    """
+    started = time.monotonic()
+    full_jitter = wait_random_exponential(multiplier=0.25, max=_LONGEST_PAUSE_S)
+
+    def left() -> float:
+        return max(0.0, patience.wait_s - (time.monotonic() - started))
+
+    def refusal_of(error: BaseException) -> Refusal:
+        if isinstance(error, DatabaseReadOnly):
+            return Refusal(DatabaseReadOnly, None, str(error).rstrip("."), transient=True)
+        return database.refusal(error)
+
+    def may_pass(error: BaseException) -> bool:
+        if not isinstance(error, Exception) or (isinstance(error, RunnerError) and not error.exit_code.retryable):
+            return False
+        return refusal_of(error).transient or time.monotonic() - started < patience.refused_s
+
+    def report(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        refusal = refusal_of(error or TimeoutError())
+        emit(
+            DatabaseWaiting(
+                attempt=state.attempt_number,
+                waited_s=round(time.monotonic() - started, 3),
+                next_in_s=round(state.next_action.sleep if state.next_action else 0.0, 3),
+                code=refusal.code,
+                error=refusal.text,
+            )
+        )
+
+    retrying = Retrying(
+        retry=retry_if_exception(may_pass),
+        wait=lambda state: min(full_jitter(state), left()),
+        stop=stop_after_delay(max(patience.wait_s, patience.refused_s)),
+        before_sleep=report,
+        sleep=stop.sleep,
+        reraise=True,
+    )
+    attempts = 0
+    try:
+        for attempt in retrying:
+            with attempt:
+                attempts += 1
+                _attempt(
+                    database,
+                    min(database.connect_timeout_s, max(left(), 0.5)),
+                    writable,
+                    stop,
+                    emit,
+                    attempts,
+                    started,
+                )
+    except RunnerError:
+        raise
+    except Exception as error:
+        raise _final(database, refusal_of(error), attempts, time.monotonic() - started) from error
+
+
+def _attempt(
+    database: Database,
+    timeout_s: float,
+    writable: bool,
+    stop: Stop,
+    emit: Emit,
+    attempts: int,
+    started: float,
+) -> None:
+    with stop.at_once():
+        session = database.connect(timeout_s)
+        try:
+            version = session.server_version()
+            reason = session.read_only() if writable else None
+        finally:
+            session.close()
+    if reason:
+        raise DatabaseReadOnly(f"The database takes no writes: {reason}.")
+    emit(
+        DatabaseReady(
+            attempts=attempts,
+            waited_s=round(time.monotonic() - started, 3),
+            dialect=session.dialect.NAME,
+            server_version=version,
+        )
+    )
+
+
+def _final(database: Database, refusal: Refusal, attempts: int, waited_s: float) -> RunnerError:
+    if refusal.error is not DatabaseUnreachable:
+        return explained(refusal)
+    url = database.url
+    place = (
+        f"{url.host or 'localhost'}:{url.port or database.dialect.DEFAULT_PORT}"
+        if url.dialect != "sqlite"
+        else url.masked()
+    )
+    return DatabaseUnreachable(
+        f"{place} gave no working login within {waited_s:.0f} s ({counted(attempts, 'attempt')}): {refusal.text}.",
+        code=refusal.code,
+    )
