@@ -1,0 +1,76 @@
+# make test: everything that must hold. make unit: seconds, no database. make demo: see it run.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+
+# The lower bounds are tried with the oldest Python that is supported, where there is one. A name on
+# PATH proves nothing: pyenv puts a python3.10 there that only says how to get one.
+OLDEST_PYTHON ?= $(shell \
+	for python in python3.10 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.10.*/bin/python3.10 "$(PYTHON)"; do \
+		"$$python" -c 'import sys; print(sys.executable)' 2> /dev/null && break; \
+	done)
+
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
+PYTEST := -m pytest -n 2 --dist worksteal
+
+# What tests/newest.txt brings does not work with the oldest dependencies.
+NEWEST_ONLY := tests/acceptance/test_optuna.py
+
+.PHONY: test lint unit demo venvs clean
+
+test: lint venvs
+	@echo "== newest: $$(.venv/bin/python --version)"
+	.venv/bin/python $(PYTEST)
+	@echo "== oldest: $$(.venv-oldest/bin/python --version)"
+	.venv-oldest/bin/python $(PYTEST) $(addprefix --ignore=,$(NEWEST_ONLY))
+
+lint: .venv/made
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+unit: .venv/made
+	.venv/bin/python -m pytest tests/unit
+
+demo: .venv-demo/made
+	PATH="$(CURDIR)/.venv-demo/bin:$$PATH" ./examples/demo.sh
+
+venvs: .venv/made .venv-oldest/made
+
+clean:
+	rm -rf .venv .venv-oldest .venv-demo .demo .servers build dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# "made" is the last thing written, so a virtual environment that was interrupted is made again.
+define make_venv
+	@$(1) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or later is needed, and $(1) is not: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "== making $(@D) with $(1)"
+	@$(1) -m venv --clear $(@D) \
+		|| { echo "$(1) cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; exit 1; }
+endef
+
+.venv/made: pyproject.toml tests/requirements.txt tests/newest.txt tests/lint.txt
+	$(call make_venv,$(PYTHON))
+	.venv/bin/python $(PIP_INSTALL) -e '.[postgresql]' \
+		-r tests/requirements.txt -r tests/newest.txt -r tests/lint.txt
+	@touch $@
+
+# SQLAlchemy 1.4 does not know psycopg 3, which the program's own connection uses: env.py gets
+# psycopg2. It also comes as source only, and is built as pip builds today on every Python.
+.venv-oldest/made: pyproject.toml tests/requirements.txt tests/oldest.txt
+	@$(OLDEST_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 10))' \
+		|| echo "== no Python 3.10 here: the oldest dependencies are tried with $(OLDEST_PYTHON)"
+	$(call make_venv,$(OLDEST_PYTHON))
+	.venv-oldest/bin/python $(PIP_INSTALL) --use-pep517 -c tests/oldest.txt \
+		-e '.[postgresql]' psycopg2-binary -r tests/requirements.txt
+	@touch $@
+
+.venv-demo/made: pyproject.toml
+	$(call make_venv,$(PYTHON))
+	.venv-demo/bin/python $(PIP_INSTALL) -e '.[postgresql]'
+	ln -s ../../entrypoint.sh .venv-demo/bin/entrypoint.sh
+	@touch $@

@@ -1,0 +1,64 @@
+"""Plain Alembic in a process of its own, and a schema as a value: what the job is compared with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tests.databases import Database
+
+_UPGRADE = """
+import sys
+from alembic import command
+from alembic.config import Config
+
+url, ini, scripts, target = sys.argv[1:]
+config = Config(ini)
+config.set_main_option("script_location", scripts)
+config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+command.upgrade(config, target)
+"""
+
+
+def upgrade(
+    database: Database, ini: Path, scripts: Path, target: str = "heads"
+) -> subprocess.CompletedProcess[str]:
+    """Do what ``alembic upgrade`` does; the caller checks the exit status."""
+    return subprocess.run(
+        [sys.executable, "-c", _UPGRADE, database.url, str(ini), str(scripts), target],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def schema(database: Database) -> dict[str, Any]:
+    """Describe all that SQLAlchemy's inspector knows of every table, in an order that can be compared."""
+    engine = sa.create_engine(database.url, poolclass=sa.pool.NullPool)
+    inspector = sa.inspect(engine)
+    tables: dict[str, Any] = {}
+    for table in inspector.get_table_names():
+        columns = [
+            {**column, "type": column["type"].compile(engine.dialect)}
+            for column in inspector.get_columns(table)
+        ]
+        tables[table] = {
+            "columns": columns,
+            "primary key": inspector.get_pk_constraint(table),
+            "unique constraints": _sorted(inspector.get_unique_constraints(table)),
+            "foreign keys": _sorted(inspector.get_foreign_keys(table)),
+            "checks": _sorted(inspector.get_check_constraints(table)),
+            "indexes": _sorted(inspector.get_indexes(table)),
+        }
+    if database.dialect == "postgresql":
+        tables["enums"] = _sorted(inspector.get_enums())  # type: ignore[attr-defined]
+    return tables
+
+
+def _sorted(found: list[Any]) -> list[Any]:
+    return sorted(found, key=lambda one: str(sorted(one.items(), key=str)))

@@ -1,0 +1,16 @@
+"""Create accounts"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "a001"
+down_revision = None
+branch_labels = ("accounts",)
+
+
+def upgrade():
+    op.create_table("accounts", sa.Column("id", sa.Integer, primary_key=True))
+
+
+def downgrade():
+    op.drop_table("accounts")

@@ -1,0 +1,4 @@
+import sys
+
+print("the app cannot start")
+sys.exit(3)

@@ -1,0 +1,4 @@
+import sys
+
+print("nothing to see here")
+sys.exit(0)

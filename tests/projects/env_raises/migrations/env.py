@@ -1,0 +1,1 @@
+raise RuntimeError("the app cannot start: no SECRET_KEY")
