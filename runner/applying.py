@@ -172,10 +172,10 @@ def _code(cause: BaseException | None) -> str | None:
     orig: Any = getattr(cause, "orig", None)
     if orig is None:
         return None
-    for name in ("sqlstate", "pgcode", "sqlite_errorname"):
-        if getattr(orig, name, None):
-            return str(getattr(orig, name))
-    return str(orig.args[0]) if orig.args and isinstance(orig.args[0], int) else None
+    if orig.args and isinstance(orig.args[0], int):  # before sqlstate, which new PyMySQL has too, and says less
+        return str(orig.args[0])
+    names = ("sqlstate", "pgcode", "sqlite_errorname")
+    return next((str(code) for name in names if (code := getattr(orig, name, None))), None)
 
 
 def _described(cause: BaseException | None, refusal: Refusal | None) -> str:
