@@ -24,7 +24,7 @@ from .events import Emit, TransactionRolledBack
 from .events import RevisionFailed as RevisionFailedEvent
 from .history import History, located
 from .model import VersionTable
-from .recording import Executed, Flight, Recording
+from .recording import Flight, Recording, Statement
 from .seam import run_env
 from .stopping import Stop
 
@@ -70,16 +70,21 @@ def apply(
         recording.detach()
     rows = read_back()
     _settle(recording, rows)
-    undone = [e.revision for e in recording.executed[recording.committed :]]
-    if recording.flight:
-        raise _failure(recording, recording.flight, ended.error, undone, rows, emit)
+    flight, left = recording.flight, [f for f in recording.uncommitted if f.durable]
+    undone = [f.id for f in recording.uncommitted if not f.durable]
+    if flight:
+        raise _failure(recording, flight, ended.error, undone, rows, emit)
+    if recording.uncommitted and rows is None:
+        lost = ", ".join(f.id for f in recording.uncommitted)
+        raise DatabaseUnreachable(
+            f"The connection was lost while {lost} was being committed; the database does not answer.",
+            hint="Run again when it does: the run looks first and continues from what is there.",
+        )
+    partial = [_without_version(recording, f, undone, emit) for f in left]
     if undone:
-        if rows is None:
-            raise DatabaseUnreachable(
-                f"The connection was lost while {', '.join(undone)} was being committed; the database does not answer.",
-                hint="Run again when it does: the run looks first and continues from what is there.",
-            )
         emit(TransactionRolledBack(revisions=undone))
+    if partial:
+        raise partial[0]
     ended.raise_if_failed(recording.dialect)
     if rows is None:
         raise DatabaseUnreachable("The database does not answer any more, so the result could not be read back.")
@@ -104,8 +109,8 @@ def _settle(recording: Recording, rows: tuple[str, ...] | None) -> None:
     if rows is None:
         return
     flight = recording.flight
-    if flight and flight.heads and flight.heads == frozenset(rows):
-        recording.executed.append(Executed(flight.revision.revision, flight.heads))
+    if flight and flight.heads == frozenset(rows):
+        recording.executed.append(flight)
         recording.flight = None
     recording.observe(frozenset(rows))
 
@@ -120,46 +125,82 @@ def _failure(
 ) -> BaseException:
     """The revision in flight did not complete: report it, and say what is true now."""
     cause = flight.error or ended_with
-    revision = flight.revision.revision
     dialect = recording.dialect
     refusal = _refusal(dialect, cause)
-    code = refusal.code if refusal else _code(cause)
-    durable = recording.durable_statements(code)
-    unknown = rows is None and dialect.DDL_COMMITS and bool(flight.changed)
-    undone = undone if durable or unknown else [*undone, revision]
-    statement = flight.last
+    code = refusal.code if refusal else _code(dialect, cause)
+    statement = flight.ended_at(cause)
     what = _described(cause, refusal)
-    error = _error(cause, refusal, revision, what, statement.number if statement else None, code)
-    if durable or unknown:
-        left = f"statements {', '.join(str(s['statement_number']) for s in durable)}" if durable else "an unknown part"
-        error = RevisionPartial(
-            f"Revision {revision} failed{_at(statement.number if statement else None)}: {what}."
-            f" In the database of it: {left}.",
-            code=code,
-            revision=revision,
-        )
-    elif ended_with is None and not isinstance(cause, SystemExit):
-        error = TargetNotReached(
-            f"env.py hid the failure of revision {revision}: {what}.",
-            hint="Remove the except in env.py that hides it, and correct the revision; nothing of it remains.",
-            code=code,
-            revision=revision,
-        )
+    said = f"Revision {flight.id} failed{_at(statement)}: {what}."
+    unknown = flight.doubtful or (rows is None and dialect.DDL_COMMITS and bool(flight.changed))
+    error: RunnerError | Interrupted
+    if flight.durable or unknown:
+        left = f"statements {', '.join(str(s.number) for s in flight.durable)}" if flight.durable else "an unknown part"
+        doubt = ", and perhaps the last one" if flight.durable and unknown else ""
+        said += f" In the database of it: {left}{doubt}."
+        error = RevisionPartial(said, code=code, revision=flight.id)
+    else:
+        undone = [*undone, flight.id]
+        error = _nothing_left(cause, refusal, flight, f"{said} Nothing of it remains.", hidden=ended_with is None)
     emit(
         RevisionFailedEvent(
-            revision=revision,
+            revision=flight.id,
             statement_number=statement.number if statement else None,
             sql=recording.shown(statement.sql) if statement else None,
             code=code,
             error=what,
             hint=error.hint if isinstance(error, RunnerError) else RunnerError.hint,
-            durable_statements=durable,
+            durable_statements=recording.durable_statements(flight),
             rolled_back=undone,
         )
     )
+    # Its own transaction went with this one's failure, while its DDL had committed as it went.
+    partial = [_without_version(recording, f, [], emit, said) for f in recording.uncommitted if f.durable]
     if undone:
         emit(TransactionRolledBack(revisions=undone))
+    return partial[0] if partial and not isinstance(error, RevisionPartial) else error
+
+
+def _without_version(
+    recording: Recording, flight: Flight, undone: list[str], emit: Emit, cause: str = ""
+) -> RevisionPartial:
+    """A revision that ran to its end, whose version row was rolled back, and whose DDL was not."""
+    what = "its version row was rolled back, while some of its statements had been committed"
+    numbers = ", ".join(str(s.number) for s in flight.durable)
+    error = RevisionPartial(
+        f"{cause} Revision {flight.id} was executed, and {what}: {numbers}.".lstrip(), revision=flight.id
+    )
+    emit(
+        RevisionFailedEvent(
+            revision=flight.id,
+            statement_number=None,
+            sql=None,
+            code=None,
+            error=what,
+            hint=error.hint,
+            durable_statements=recording.durable_statements(flight),
+            rolled_back=undone,
+        )
+    )
     return error
+
+
+def _nothing_left(
+    cause: BaseException | None, refusal: Refusal | None, flight: Flight, said: str, *, hidden: bool
+) -> RunnerError | Interrupted:
+    """The cause's own code, for a revision of which nothing remains."""
+    if isinstance(cause, Interrupted):
+        return cause
+    code = refusal.code if refusal else None
+    if hidden and not isinstance(cause, SystemExit):
+        return TargetNotReached(
+            f"env.py hid a failure. {said}",
+            hint="Remove the except in env.py that hides it, and correct the revision; nothing of it remains.",
+            code=code,
+            revision=flight.id,
+        )
+    if refusal and (refusal.connection_lost or refusal.error in (DatabaseReadOnly, PermissionDenied)):
+        return refusal.error(said, code=code, revision=flight.id)
+    return RevisionFailed(said, code=code, revision=flight.id)
 
 
 def _refusal(dialect: Dialect, cause: BaseException | None) -> Refusal | None:
@@ -167,15 +208,9 @@ def _refusal(dialect: Dialect, cause: BaseException | None) -> Refusal | None:
     return dialect.classify(driver_error) if driver_error is not None else None
 
 
-def _code(cause: BaseException | None) -> str | None:
-    """The server's own code: MySQL's number, PostgreSQL's SQLSTATE, SQLite's name."""
-    orig: Any = getattr(cause, "orig", None)
-    if orig is None:
-        return None
-    if orig.args and isinstance(orig.args[0], int):  # before sqlstate, which new PyMySQL has too, and says less
-        return str(orig.args[0])
-    names = ("sqlstate", "pgcode", "sqlite_errorname")
-    return next((str(code) for name in names if (code := getattr(orig, name, None))), None)
+def _code(dialect: Dialect, cause: BaseException | None) -> str | None:
+    driver_error = getattr(cause, "orig", None) or cause
+    return dialect.code_of(driver_error) if driver_error is not None else None
 
 
 def _described(cause: BaseException | None, refusal: Refusal | None) -> str:
@@ -190,22 +225,5 @@ def _described(cause: BaseException | None, refusal: Refusal | None) -> str:
     return located(cause) if cause is not None else "it did not complete"
 
 
-def _at(number: int | None) -> str:
-    return f" at statement {number}" if number else ""
-
-
-def _error(
-    cause: BaseException | None,
-    refusal: Refusal | None,
-    revision: str,
-    what: str,
-    number: int | None,
-    code: str | None,
-) -> RunnerError | Interrupted:
-    """The cause's own code, for a revision of which nothing remains."""
-    if isinstance(cause, Interrupted):
-        return cause
-    message = f"Revision {revision} failed{_at(number)}: {what}. Nothing of it remains."
-    if refusal and (refusal.connection_lost or refusal.error in (DatabaseReadOnly, PermissionDenied)):
-        return refusal.error(message, code=code, revision=revision)
-    return RevisionFailed(message, code=code, revision=revision)
+def _at(statement: Statement | None) -> str:
+    return f" at statement {statement.number}" if statement and statement.number else ""

@@ -160,14 +160,24 @@ def _show_config(job: Job, *, schema: bool) -> Result:
     if schema:
         job.emit(SettingsSchema(schema=env.schema()))
         return Result("reported")
+    url = _effective_url(job)
     for field in env.FIELDS:
         value = getattr(job.settings, field)
         source = job.loaded.origin.get(field, "default")
+        if field == "database_url" and url:  # which may come from its parts, or the Alembic configuration
+            value, source = url.value, url.source
         shown = None if value is None or value == () else env.shown(value)
         if shown is not None and field in env.SECRET:
             shown = env.masked(field, shown)
         job.emit(SettingListed(variable=env.variable(field), value=shown, source=source))
     return Result("reported")
+
+
+def _effective_url(job: Job) -> env.Found | None:
+    try:
+        return job.find_url()
+    except ConfigInvalid:
+        return None
 
 
 def _refuse(error: SettingsInvalid, run_id: str) -> int:

@@ -68,6 +68,18 @@ def counted(count: int, noun: str = "revision") -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
+def numbered(numbers: list[int]) -> str:
+    """``statement 1``, ``statements 1 to 3, 5``; empty without any."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    shown = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]  # noqa: PLR2004
+    return f"statement{'s' if len(numbers) > 1 else ''} {', '.join(shown)}" if numbers else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
     """The first line of every run."""
@@ -323,8 +335,8 @@ class RevisionFailed(Event):
     @property
     def message(self) -> str:
         where = f" at statement {self.statement_number}" if self.statement_number else ""
-        remains = ", ".join(str(s["statement_number"]) for s in self.durable_statements)
-        left = f"Statements {remains} of it are in the database." if remains else "Nothing of it remains."
+        remains = numbered([s["statement_number"] for s in self.durable_statements])
+        left = f"In the database of it: {remains}." if remains else "Nothing of it remains."
         return f"{self.revision} failed{where}: {self.error}. {left}"
 
 
@@ -446,7 +458,7 @@ class RunFinished(Event):
             return f"{self.exit_name} (exit {self.exit_code}): {self.error} {self.hint or ''}".rstrip()
         said = self.outcome.replace("_", " ")
         if self.applied:
-            said += f": {counted(self.count)} applied"
+            said += f": {counted(self.count)} {'undone' if self.outcome == 'downgraded' else 'applied'}"
         at = f"; the database is at {listed(self.to)}" if self.to else ""
         return f"{said}{at} (exit {self.exit_code}, {self.duration_s:.1f} s)."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from .errors import TargetInvalid, TargetTimeout
+from .errors import DatabaseUnreachable, TargetInvalid, TargetTimeout
 from .events import listed
 from .job import Job, Result
 from .project import Project
@@ -48,7 +48,8 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
     current = project.look((target,))
     history.require_known(current)
     steps = history.downgrade_steps(target, current)
-    project.report_plan(current, (target,), steps)
+    goal = history.resolve_downgrade(target, current)
+    project.report_plan(current, goal, steps)
     if not steps:
         return Result("up_to_date", project.rows)
 
@@ -59,8 +60,8 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
                 hint="Look with 'alembic-job status', then repeat.",
             )
         recording = project.run(session, lambda here, heads: here.downgrade_steps(target, heads), (target,))
-    if not recording.executed or recording.executed[-1].heads != set(project.rows):
-        raise project.not_reached((target,))
+    if not recording.executed or recording.executed[-1].heads != frozenset(project.rows):
+        raise project.not_reached(goal)
     return Result("downgraded", project.rows)
 
 
@@ -106,5 +107,8 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
             at, missing = listed(project.rows), listed(goal)
             raise TargetTimeout(f"After {waited_s:.0f} s the database is at {at} and does not hold {missing} yet.")
         job.stop.sleep(min(random.uniform(*_POLL_S), limit_s - waited_s))  # noqa: S311
-        with job.stop.at_once():
-            project.read()
+        try:
+            project.look_again(targets)
+        except DatabaseUnreachable:  # it may be back at the next try
+            if waited_s >= limit_s:
+                raise

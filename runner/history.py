@@ -6,6 +6,7 @@ import argparse
 import difflib
 import inspect
 import os
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,14 @@ from .events import counted, listed
 from .model import Revision
 from .settings import Settings, url_problem
 
+_NOT_THAT_MANY = "there are not that many revisions in this direction"
+_PLAINER = (
+    ("Ambiguous", "more than one branch goes on from there, so name one, as in BRANCH@+1"),
+    ("didn't produce", _NOT_THAT_MANY),
+    ("Walked too far", _NOT_THAT_MANY),
+    ("AssertionError", "nothing of this image or database fits it"),
+    ("has no attribute", _NOT_THAT_MANY),
+)
 _CONTRADICTIONS = ("is present more than once", "is not present", "already used by")
 
 
@@ -47,6 +56,8 @@ def load_config(settings: Settings, url: str | None) -> Config:
             config.set_main_option("script_location", _escaped(settings.script_location))
         if url:
             config.set_main_option("sqlalchemy.url", _escaped(url))
+        config.get_main_option("script_location")  # reads the file
+        getattr(config, "toml_alembic_config", None)  # and the other, since Alembic 1.16
     except Exception as error:
         raise ConfigInvalid(f"{path} cannot be read: {_first_line(error)}.") from error
     return config
@@ -98,8 +109,13 @@ class History:
         """Read all revision files. Raises ConfigInvalid, HistoryInvalid."""
         try:
             script = ScriptDirectory.from_config(config)
-        except CommandError as error:
-            raise ConfigInvalid(f"{_first_line(error)}.", hint="Set script_location in the configuration.") from error
+        except Exception as error:
+            said = _first_line(error).partition("  Please ")[0].rstrip(".")  # … use the 'init' command
+            raise ConfigInvalid(
+                f"{said}.",
+                hint=f"Correct script_location in the Alembic configuration, section [{config.config_ini_section}],"
+                " or set ALEMBIC_JOB_SCRIPT_LOCATION.",
+            ) from error
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             try:
@@ -107,9 +123,9 @@ class History:
             except graph.RevisionError as error:
                 raise HistoryInvalid(f"{_first_line(error)}.") from error
             except KeyError as error:
-                said = [str(w.message) for w in caught if _CONTRADICTIONS[1] in str(w.message)]
                 missing = f"Revision {error.args[0]} is referred to and has no file"
-                raise HistoryInvalid(f"{said[0] if said else missing}.") from error
+                told = (str(w.message) for w in caught if _CONTRADICTIONS[1] in str(w.message))
+                raise HistoryInvalid(f"{next(told, missing)}.") from error
             except CommandError as error:
                 cause = error.__cause__
                 kind = HistoryInvalid if isinstance(cause, graph.RevisionError) else ConfigInvalid
@@ -121,7 +137,7 @@ class History:
                 ) from error
         for warning in caught:
             if any(words in str(warning.message) for words in _CONTRADICTIONS):
-                raise HistoryInvalid(f"{warning.message}.")
+                raise HistoryInvalid(f"{warning.message}{_files(script, str(warning.message))}.")
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         return cls(script)
 
@@ -188,8 +204,21 @@ class History:
                 parsed: Any = self.script.revision_map._parse_upgrade_target(
                     current_revisions=tuple(current), target=target, assert_relative_length=True
                 )
-                found += [script.revision for script in parsed if script is not None and script.revision not in found]
-        return tuple(found)
+                if None in parsed:  # a walk over the end, which would otherwise mean the base
+                    raise graph.RevisionError("Walked too far")
+                found += sorted({script.revision for script in parsed} - set(found))
+        return self._without_implied(found)
+
+    def _without_implied(self, revisions: list[str]) -> tuple[str, ...]:
+        """Leave out what another of these revisions contains: Alembic refuses such targets, or stamps them all."""
+        revision_map = self.script.revision_map
+        contained = {
+            ancestor.revision
+            for revision in (revisions if len(revisions) > 1 else ())
+            for ancestor in revision_map._get_ancestor_nodes([revision_map.get_revision(revision)])
+            if ancestor.revision != revision
+        }
+        return tuple(revision for revision in revisions if revision not in contained)
 
     def upgrade_steps(self, resolved: Sequence[str], current: Sequence[str]) -> list[RevisionStep]:
         """Alembic's own plan from ``current`` to revisions that ``resolve`` named."""
@@ -202,8 +231,21 @@ class History:
         """Whether a database at ``current`` has these revisions applied."""
         return not self.known(current)[1] and not self.upgrade_steps(resolved, current)
 
+    def resolve_downgrade(self, target: str, current: Sequence[str]) -> tuple[str, ...]:
+        """The revision that a downgrade leads to; none for the base."""
+        with self._errors(target):
+            _, found = self.script.revision_map._parse_downgrade_target(
+                current_revisions=tuple(current), target=target, assert_relative_length=True
+            )
+        return (found.revision,) if isinstance(found, graph.Revision) else ()
+
     def downgrade_steps(self, target: str, current: Sequence[str]) -> list[RevisionStep]:
-        """Alembic's own plan downwards."""
+        """Alembic's own plan downwards. It would choose a head by chance for -1; a downgrade is no place for that."""
+        if len(current) > 1 and re.fullmatch(r"-\d+", target):
+            raise TargetInvalid(
+                f"The target '{target}' is ambiguous: the database is at {listed(tuple(current))}.",
+                hint=f"Name the revision to go down to, or the branch: BRANCH@{target}.",
+            )
         with self._errors(target):
             return list(self.script._downgrade_revs(target, tuple(current)))  # type: ignore[arg-type]
 
@@ -216,14 +258,16 @@ class History:
     def _errors(self, target: str) -> Iterator[None]:
         try:
             yield
-        except (CommandError, graph.RevisionError) as error:
+        except (CommandError, graph.RevisionError, AssertionError, AttributeError) as error:
+            # The last two are how Alembic's parser fails at "", "branch@-1" without that branch, "rev-9".
             raise self._explained(error, target) from error
 
     def _explained(self, error: Exception, target: str) -> RunnerError:
         cause = error.__cause__ if isinstance(error, CommandError) else error
         heads = [head.revision for head in self.heads()]
         if isinstance(cause, graph.MultipleHeads):
-            return MultipleHeads(f"'{target}' is ambiguous: this image has {len(heads)} heads, {listed(heads)}.")
+            named = sorted(cause.heads)  # all of the image, or those of a branch
+            return MultipleHeads(f"'{target}' is ambiguous: it names {len(named)} heads, {listed(named)}.")
         if isinstance(cause, graph.ResolutionError) and "Multiple" not in str(cause):
             ids = [script.revision for script in self.script.walk_revisions()]
             labels = {label for script in self.script.walk_revisions() for label in script.branch_labels}
@@ -233,7 +277,16 @@ class History:
                 f"The target '{target}' is not among the {counted(len(ids))} of this image (head:"
                 f" {listed(heads, 'none')}).{meant}"
             )
-        return TargetInvalid(f"The target '{target}' cannot be used: {_first_line(error)}.")
+        text = _first_line(error)
+        said = next((plain for words, plain in _PLAINER if words in text), text)
+        return TargetInvalid(f"The target '{target}' cannot be used: {said}.")
+
+
+def _files(script: ScriptDirectory, said: str) -> str:
+    """The files of a revision that is there twice: Alembic names the revision alone."""
+    twice = re.match(r"Revision (\S+) is present more than once", said)
+    paths = [_shown(one.path) for one in script._load_revisions() if one.revision == twice[1]] if twice else []
+    return f": {', '.join(sorted(paths))}" if paths else ""
 
 
 def located(error: BaseException) -> str:

@@ -16,11 +16,6 @@ from .stopping import Stop
 
 # Drawn uniformly: with 300 waiters the last one leaves 2.9 s after the end, at 145 connects a second.
 _PAUSE_S = (1.0, 3.0)
-_KINDS = {
-    "mysql": ("GET_LOCK", "a session lock of the server"),
-    "postgresql": ("pg_advisory_lock", "a session lock of the server"),
-    "sqlite": ("flock", "a lock file beside the database"),
-}
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ def _wait_for_turn(
         else:
             name = tried.name
             if tried.release:
-                kind, reason = _KINDS[database.dialect.NAME]
+                kind, reason = database.dialect.LOCK_KIND, database.dialect.LOCK_REASON
                 emit(LockAcquired(lock=name, lock_kind=kind, reason=reason, waited_s=round(waited_s, 3)))
             if tried.release or tried.arrived:
                 return tried

@@ -11,7 +11,6 @@ from alembic.runtime.migration import RevisionStep
 from . import seam
 from .applying import StepsFrom, apply, read_back
 from .database import Session
-from .database.sqlite import path_of
 from .errors import TargetNotReached
 from .events import PendingFields, PlanReady, RevisionListed, listed
 from .history import History, load_config
@@ -28,6 +27,7 @@ class Project:
         self.job = job
         self.history = History.load(load_config(job.settings, None))
         self.table = VersionTable()
+        self._looked = False
         self._state_if_empty: State = "empty"
 
     @property
@@ -46,8 +46,7 @@ class Project:
         database, and stays away.
         """
         job = self.job
-        url = job.database.url
-        if url.dialect == "sqlite" and not creates and not path_of(url).exists():
+        if not creates and not job.database.dialect.is_there(job.database.url):
             return ()
         with job.stop.at_once():
             seen = seam.look(
@@ -58,20 +57,24 @@ class Project:
                 add_secret=job.channel.add_secret,
                 emit=job.emit,
             )
-            self.table = seen.table
+            self.table, self._looked = seen.table, True
             with job.database.session() as session:
                 job.rows = session.versions(self.table)
                 self._state_if_empty = "unmanaged" if session.has_tables(self.table) else "empty"
         return seen.current
 
+    def look_again(self, targets: Sequence[str]) -> None:
+        """Read the version, without ``env.py`` if it has told the version table already."""
+        if not self._looked:
+            self.look(targets)
+            return
+        with self.job.stop.at_once():
+            self.read()
+
     def report_plan(self, current: Sequence[str], goal: Sequence[str], steps: Sequence[RevisionStep]) -> Plan:
         """Say what is to be done from here."""
         pending = tuple(self.history.describe(step.revision) for step in steps)
-        missing = self.history.known(current)[1]
-        state: State = "unknown" if missing else "behind" if pending else "current"
-        if not current:
-            state = self._state_if_empty
-        plan = Plan(state, tuple(current), self.history.stored_heads(), tuple(goal), pending)
+        plan = Plan(self._state(current, goal), tuple(current), self.history.stored_heads(), tuple(goal), pending)
         self.job.emit(
             PlanReady(
                 state=plan.state,
@@ -83,6 +86,13 @@ class Project:
             )
         )
         return plan
+
+    def _state(self, current: Sequence[str], goal: Sequence[str]) -> State:
+        if not current:
+            return self._state_if_empty
+        if self.history.known(current)[1]:
+            return "unknown"
+        return "current" if self.history.holds(current, goal) else "behind"
 
     def read(self) -> tuple[str, ...]:
         """Read the version again, on a connection of our own."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from alembic.runtime.migration import MigrationContext, MigrationStep
 from sqlalchemy import event
 
-from .database import Dialect, Session
+from .database import Dialect, Ending, Session, driver_autocommits
 from .events import (
     DurableStatement,
     Emit,
@@ -28,48 +28,61 @@ from .events import (
 )
 from .masking import sql_literals
 from .model import Revision, VersionTable
-from .statements import Kind, kind_of
+from .statements import Kind, kind_of, savepoint_restored, savepoint_set, table_written, temporary_table
 
 
 @dataclass
 class Statement:
-    """One statement of the revision in flight. Reads and session settings have no number."""
+    """One statement of a revision. Reads and session settings have no number."""
 
     number: int | None
     kind: Kind
     sql: str
     started: float
+    aborted: bool = False  # sent in a transaction that can only be rolled back any more
     returned: bool = False
+    error: BaseException | None = None  # of the driver
     durable: bool = False
+    undone: bool = False
 
 
 @dataclass
 class Flight:
-    """The revision in flight."""
+    """A revision on its way: begun, and not seen to be committed yet."""
 
     revision: Revision
     started: float
     statements: list[Statement] = field(default_factory=list)
     heads: frozenset[str] | None = None  # what the version table holds once Alembic has moved it
     error: BaseException | None = None
+    doubtful: bool = False  # the connection was lost before the server said what became of a statement
 
     @property
-    def last(self) -> Statement | None:
-        """The statement that was sent and did not return, if any."""
-        return next((s for s in reversed(self.statements) if not s.returned), None)
+    def id(self) -> str:
+        """The revision's identifier."""
+        return self.revision.revision
+
+    def ended_at(self, cause: BaseException | None) -> Statement | None:
+        """The statement whose failure this is. One that the revision caught and survived is not."""
+        last = self.statements[-1] if self.statements else None
+        if last is None or last.returned:
+            return None
+        return last if last.error in (None, cause, getattr(cause, "orig", None)) else None
+
+    @property
+    def count(self) -> int:
+        """How many statements it sent, besides reads and session settings."""
+        return sum(1 for s in self.statements if s.number)
 
     @property
     def changed(self) -> list[Statement]:
         """The statements that may have changed something."""
         return [s for s in self.statements if s.kind in ("dml", "ddl")]
 
-
-@dataclass(frozen=True)
-class Executed:
-    """A revision that Alembic ran to its end, and the version rows after it."""
-
-    revision: str
-    heads: frozenset[str]
+    @property
+    def durable(self) -> list[Statement]:
+        """The statements whose effect is in the database."""
+        return [s for s in self.changed if s.durable]
 
 
 class Recording:
@@ -84,7 +97,7 @@ class Recording:
         statement_sent: Callable[[], None],
         emit: Emit,
     ) -> None:
-        self.executed: list[Executed] = []
+        self.executed: list[Flight] = []
         self.committed = 0
         self.flight: Flight | None = None
         self.session_lost: Exception | None = None
@@ -94,6 +107,8 @@ class Recording:
         self._statement_sent = statement_sent
         self._emit = emit
         self._inside = False
+        self._sent_for: Flight | None = None
+        self._temporary: set[str] = set()
         self._detach: list[Callable[[], None]] = []
 
     @property
@@ -105,34 +120,37 @@ class Recording:
 
     def attach(self, context: MigrationContext) -> None:
         """Listen to the migrating connection. Called inside the steps: touching it earlier begins a transaction."""
+        self.detach()  # env.py may run migrations more than once
         connection: Any = context.connection
         engine, dialect = connection.engine, connection.dialect
         engine.hide_parameters = True
         for name, listener in (
             ("before_cursor_execute", self._before_statement),
             ("after_cursor_execute", self._after_statement),
+            ("handle_error", self._after_failure),
         ):
             event.listen(engine, name, listener)
-            self._detach.append(lambda name=name, listener=listener: event.remove(engine, name, listener))  # type: ignore[misc]
+            self._detach.append(functools.partial(event.remove, engine, name, listener))
         migrating = connection.connection
         commit, rollback = dialect.do_commit, dialect.do_rollback
 
         def do_commit(dbapi: Any) -> None:
+            ours = dbapi is migrating
+            aborted = ours and self.dialect.aborted(_driver_connection(dbapi))
+            if ours and self._inside and self.flight and self.flight.changed:
+                self._say_sent()
             commit(dbapi)
-            if dbapi is migrating:
-                self._mark_durable()
-                self.observe()
+            if ours:
+                self._transaction_ended("rollback" if aborted else "commit")
 
         def do_rollback(dbapi: Any) -> None:
             rollback(dbapi)
-            if dbapi is migrating and self.flight and self._inside:
-                self.flight.statements = [s for s in self.flight.statements if s.durable]
+            if dbapi is migrating:
+                self._transaction_ended("rollback")
 
         dialect.do_commit, dialect.do_rollback = do_commit, do_rollback
-        self._detach += [
-            lambda: dialect.__dict__.pop("do_commit"),
-            lambda: dialect.__dict__.pop("do_rollback"),
-        ]
+        for name in ("do_commit", "do_rollback"):
+            self._detach.append(functools.partial(dialect.__dict__.pop, name))
         context.on_version_apply_callbacks += (self._version_moved,)
 
     def detach(self) -> None:
@@ -174,13 +192,13 @@ class Recording:
         if flight is None or flight.heads is None:
             return
         self.flight = None
-        self.executed.append(Executed(flight.revision.revision, flight.heads))
+        self.executed.append(flight)
         rows = self._rows()
         self._emit(
             RevisionExecuted(
-                revision=flight.revision.revision,
+                revision=flight.id,
                 duration_s=round(time.monotonic() - flight.started, 3),
-                statement_count=sum(1 for s in flight.statements if s.number),
+                statement_count=flight.count,
                 committed=rows == flight.heads,
             )
         )
@@ -193,10 +211,15 @@ class Recording:
         rows = self._rows() if rows is None else rows
         for index in range(len(self.executed), self.committed, -1):
             if rows == self.executed[index - 1].heads:
-                newly = [e.revision for e in self.executed[self.committed : index]]
+                newly = [flight.id for flight in self.executed[self.committed : index]]
                 self.committed = index
                 self._emit(TransactionCommitted(revisions=newly))
                 return
+
+    @property
+    def uncommitted(self) -> list[Flight]:
+        """The revisions that were executed to their end, and are not seen to be committed."""
+        return self.executed[self.committed :]
 
     def _rows(self) -> frozenset[str] | None:
         try:
@@ -206,6 +229,28 @@ class Recording:
             if refusal is None or refusal.connection_lost:  # else busy: SQLite while the migration writes
                 self.session_lost = error
             return None
+
+    def _transaction_ended(self, how: Ending) -> None:
+        """A transaction may span revisions, so this concerns the statements of all that are not committed."""
+        if how is None:
+            return
+        for flight in [*self.uncommitted, *filter(None, [self.flight])]:
+            for statement in flight.statements:
+                if not statement.returned or statement.undone:
+                    continue
+                if how == "commit":
+                    statement.durable = True
+                elif not statement.durable:
+                    statement.undone = True
+        if how == "commit" and self.uncommitted:
+            self.observe()
+
+    def _back_to(self, savepoint: str, flight: Flight) -> None:
+        """Everything since the savepoint is undone; all of the revision when it was set before that."""
+        for statement in reversed(flight.statements[:-1]):
+            if savepoint_set(statement.sql) == savepoint:
+                return
+            statement.undone = not statement.durable
 
     # --- the listeners ----------------------------------------------------------------------------
 
@@ -217,55 +262,63 @@ class Recording:
         if not (self._inside and self.flight):
             return
         kind = kind_of(sql)
-        number = None
-        if kind not in ("read", "session"):
-            number = 1 + sum(1 for s in self.flight.statements if s.number)
-        if (
-            kind in ("dml", "ddl")
-            and not self.flight.changed
-            and (self.dialect.DDL_COMMITS or _autocommits(self.dialect, connection))
-        ):
-            self._statement_sent()
-        self.flight.statements.append(Statement(number, kind, sql, time.monotonic()))
+        if kind == "dml" and table_written(sql) in self._temporary:
+            kind = "session"
+        number = self.flight.count + 1 if kind not in ("read", "session") else None
+        driver = _driver_connection(connection.connection)
+        if kind in ("dml", "ddl", "commit") and (self.dialect.DDL_COMMITS or self._lasts(kind, driver)):
+            self._say_sent()
+        aborted = self.dialect.aborted(driver)
+        self.flight.statements.append(Statement(number, kind, sql, time.monotonic(), aborted))
 
     def _after_statement(self, connection: Any, cursor: Any, sql: str, *_: Any) -> None:
         if not (self._inside and self.flight and self.flight.statements):
             return
         statement = self.flight.statements[-1]
         statement.returned = True
-        if statement.kind == "rollback":
-            self.flight.statements = [s for s in self.flight.statements if s.durable]
-        elif self.dialect.commits_after(statement.kind, _driver_connection(connection)):
-            self._mark_durable()
-            self.observe()
+        if temporary := temporary_table(sql):
+            self._temporary.add(temporary)
+        if savepoint := savepoint_restored(sql):
+            self._back_to(savepoint, self.flight)
+        gives_rows = cursor.description is not None
+        how = self.dialect.after(statement.kind, _driver_connection(connection.connection), gives_rows=gives_rows)
+        self._transaction_ended("rollback" if how and statement.aborted else how)
         if statement.number:
             self._emit(
                 StatementExecuted(
-                    revision=self.flight.revision.revision,
+                    revision=self.flight.id,
                     statement_number=statement.number,
                     sql=self.shown(sql),
                     duration_s=round(time.monotonic() - statement.started, 6),
                 )
             )
 
-    def _mark_durable(self) -> None:
-        for statement in self.flight.statements if self.flight else ():
-            statement.durable = statement.durable or statement.returned
+    def _after_failure(self, context: Any) -> None:
+        """A revision may catch this and go on, so it is settled here and now."""
+        statement = self.flight.statements[-1] if self._inside and self.flight and self.flight.statements else None
+        if statement is None or statement.returned or statement.error or context.connection is None:
+            return
+        statement.error = error = context.original_exception
+        driver = _driver_connection(context.connection.connection)
+        refusal = self.dialect.classify(error)
+        if self.flight and refusal and refusal.unanswered and self._lasts(statement.kind, driver):
+            self.flight.doubtful = True
+        self._transaction_ended(self.dialect.after_failure(statement.kind, driver, self.dialect.code_of(error)))
+
+    def _lasts(self, kind: Kind, driver: Any) -> bool:
+        """Whether a statement of this kind is durable as soon as it is done."""
+        return kind == "commit" or driver_autocommits(driver) or (kind == "ddl" and self.dialect.DDL_COMMITS)
+
+    def _say_sent(self) -> None:
+        if self._sent_for is not self.flight:
+            self._sent_for = self.flight
+            self._statement_sent()
 
     # --- what remains -----------------------------------------------------------------------------
 
-    def durable_statements(self, code: str | None) -> list[DurableStatement]:
-        """The statements of the revision in flight whose effect is in the database, given how it failed."""
-        if not self.flight:
-            return []
-        last = self.flight.last
-        if last and self.dialect.commits_before(last.kind, code):
-            self._mark_durable()
-        return [
-            DurableStatement(statement_number=s.number or 0, sql=self.shown(s.sql) or "")
-            for s in self.flight.changed
-            if s.durable
-        ]
+    def durable_statements(self, flight: Flight) -> list[DurableStatement]:
+        """The statements of a revision whose effect is in the database, as events show them."""
+        return [DurableStatement(statement_number=s.number or 0, sql=self.shown(s.sql) or "") for s in flight.durable]
 
     def shown(self, sql: str) -> str | None:
         """A statement as ``LOG_SQL`` wants it."""
@@ -274,10 +327,5 @@ class Recording:
         return sql_literals(sql) if self._log_sql == "masked" else sql
 
 
-def _driver_connection(connection: Any) -> Any:
-    pooled = connection.connection
+def _driver_connection(pooled: Any) -> Any:
     return getattr(pooled, "dbapi_connection", None) or pooled.connection  # the latter before SQLAlchemy 1.4.24
-
-
-def _autocommits(dialect: Dialect, connection: Any) -> bool:
-    return dialect.autocommits(_driver_connection(connection))

@@ -20,7 +20,10 @@ LINE_LIMIT = 15 * 1024  # container runtimes split a line at 16 KiB
 LIST_LIMIT = 50
 TERMINATION_LIMIT = 1024
 LEVELS = ("debug", "info", "warning", "error")
+_SHORTEST_TEXT = 32  # times and names of events are shorter
 _ALWAYS = {"run_started", "run_finished"}
+# Words of a fixed set. To mask one that is also somebody's password would tell the password, and break the reader.
+_OWN_WORDS = {"event", "level", "time", "outcome", "exit_name", "state", "stream", "dialect", "lock_kind", "signal"}
 
 Record = dict[str, Any]  # an event on its way out: its name, level, message, time and own fields
 Fields = Literal["default", "gcp", "ecs", "datadog"]
@@ -31,6 +34,7 @@ _RENAMED: dict[Fields, dict[str, str]] = {
     "datadog": {"time": "timestamp", "level": "status"},
 }
 _COLOURS = {"debug": "2", "warning": "33", "error": "31"}
+_CLEAR = "\r\x1b[K"  # the live line
 
 
 def now() -> str:
@@ -72,6 +76,8 @@ class Report:
         self._sequence = 0
         self._alive = True
         self._terminal = style.format == "text" and os.isatty(descriptor)
+        self._colours = self._terminal and not os.environ.get("NO_COLOR")
+        self._lowest = LEVELS.index(style.level)
         self._running: tuple[str, float] | None = None
 
     @property
@@ -79,9 +85,17 @@ class Report:
         """Whether a live line has to be redrawn while nothing happens."""
         return self._terminal and self._running is not None
 
-    def write(self, record: Record) -> None:
-        """Show one event, if its level is wanted."""
-        record = self._masker.deep(record)
+    def write(self, *records: Record, masked: bool = False) -> None:
+        """Show events, as far as their level is wanted, in one go. ``masked``: that has been done already."""
+        lines = [line for record in records if (line := self._line(record if masked else self._masked(record)))]
+        if lines:
+            self._send((_CLEAR if self._terminal else "") + "".join(lines))
+        self.tick()
+
+    def _masked(self, record: Record) -> Record:
+        return {key: value if key in _OWN_WORDS else self._masker.deep(value) for key, value in record.items()}
+
+    def _line(self, record: Record) -> str:
         event = record["event"]
         if event == "revision_started":
             self._terminate({"exit_name": None, "exit_code": None, "error": None, "hint": None, **record})
@@ -91,55 +105,57 @@ class Report:
         elif event == "run_finished":
             self._terminate(record)
             self._running = None
-        if event not in _ALWAYS and LEVELS.index(record["level"]) < LEVELS.index(self._style.level):
-            return
+        if LEVELS.index(record["level"]) < self._lowest and event not in _ALWAYS:
+            return ""
         self._sequence += 1
-        line = self._text(record) if self._style.format == "text" else self._json(record)
-        self._send(("\r\x1b[K" if self._terminal else "") + line + "\n")
-        self.tick()
+        return (self._text(record) if self._style.format == "text" else self._json(record)) + "\n"
 
     def tick(self) -> None:
         """Redraw the live line."""
-        if self.wants_ticks and self._running:
+        if self._terminal and self._running:
             said, since = self._running
-            self._send(f"\r\x1b[K\x1b[36m… {said} ({time.monotonic() - since:.0f} s)\x1b[0m")
+            columns = 80
+            with suppress(OSError):
+                columns = os.get_terminal_size(self._out).columns or columns
+            said = said[: max(0, columns - 12)]  # a line that wraps could not be cleared
+            self._send(_CLEAR + self._coloured(f"… {said} ({time.monotonic() - since:.0f} s)", "36"))
 
     def _json(self, record: Record) -> str:
-        common = {
-            "time": record.pop("time"),
+        names = _RENAMED[self._style.fields]
+        line = {
+            "time": record["time"],
             "seq": self._sequence,
-            "level": record.pop("level"),
-            "event": record.pop("event"),
-            "message": record.pop("message"),
+            "level": record["level"],
+            "event": record["event"],
+            "message": record["message"],
             "run_id": self._run_id,
             "schema_version": SCHEMA_VERSION,
+            **record,
         }
-        line = fitted({**common, **record})
-        names = _RENAMED[self._style.fields]
-        line = {names.get(key, key): value for key, value in line.items()}
+        if names:
+            line = {names.get(key, key): value for key, value in line.items()}
         if self._style.fields == "gcp":
             line["severity"] = line["severity"].upper()
         if self._style.fields == "ecs":
             line["ecs.version"] = "8.11.0"
-        return json.dumps(line, ensure_ascii=False)
+        return fitted(line)
 
     def _text(self, record: Record) -> str:
         if record["event"] == "sql_planned":
             return str(record["message"])
         said = record["message"]
         if record["event"] == "user_output":
-            said = "  | " + (f"{record['logger']}: " if record["logger"] else "") + said
+            said = "  | " + (f"{record['logger']}: " if record["logger"] else "") + said.replace("\n", "\n  | ")
         line = f"{datetime.now().astimezone():%H:%M:%S} {record['level'].upper():7} {said}"
-        code = _COLOURS.get(record["level"])
-        return f"\x1b[{code}m{line}\x1b[0m" if self._terminal and code and not os.environ.get("NO_COLOR") else line
+        return self._coloured(line, _COLOURS.get(record["level"]))
+
+    def _coloured(self, text: str, code: str | None) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if code and self._colours else text
 
     def _send(self, text: str) -> None:
-        data = text.encode("utf-8", "replace")
-        while data and self._alive:
+        if self._alive:
             try:
-                data = data[os.write(self._out, data) :]
-            except BlockingIOError:
-                time.sleep(0.005)  # somebody set the pipe to non-blocking
+                write_all(self._out, text.encode("utf-8", "replace"))
             except OSError:
                 self._alive = False
 
@@ -148,30 +164,48 @@ class Report:
             return
         said = {key: record.get(key) for key in ("exit_name", "exit_code", "revision", "error", "hint")}
         with suppress(OSError):
-            self._termination_log.write_text(short_json(said, TERMINATION_LIMIT), encoding="utf-8")
+            self._termination_log.write_bytes(_encoded(short_json(said, TERMINATION_LIMIT)))
 
 
-def fitted(line: Record) -> Record:
-    """The line within its limit: long lists stop at 50, then the longest texts are cut."""
-    line = {key: value[:LIST_LIMIT] if isinstance(value, list) else value for key, value in line.items()}
-    if "schema" in line or _size(line) <= LINE_LIMIT:
-        return line
-    line["truncated"] = True
-    for limit in (8192, 2048, 512, 128, 32):
-        line = _cut(line, limit)
-        if _size(line) <= LINE_LIMIT:
-            break
-    return line
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write to the end, also where somebody has set the pipe to non-blocking. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:
+            time.sleep(0.005)
 
 
-def _size(line: Record) -> int:
-    # Field names of the log platforms and the line's end take a little more.
-    return len(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace")) + 128
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "replace")  # a file's name may hold what is no UTF-8
+
+
+def fitted(line: Record) -> str:
+    """The line as JSON within its limit: long lists stop at 50, then the longest texts are cut."""
+    for key, value in line.items():
+        if isinstance(value, list) and len(value) > LIST_LIMIT:
+            line = {**line, key: value[:LIST_LIMIT]}
+    text = _to_json(line)
+    if "schema" in line:
+        return text
+    limit = LINE_LIMIT // 2
+    while len(_encoded(text)) >= LINE_LIMIT and limit >= _SHORTEST_TEXT:  # the line's end takes one more
+        text = _to_json({**_cut(line, limit), "truncated": True})
+        limit = limit * 3 // 4
+    return text
 
 
 def _cut(value: Any, limit: int) -> Any:
+    """With each text within ``limit`` bytes of JSON."""
     if isinstance(value, str):
-        return value if len(value) <= limit else value[: limit - 1] + "…"
+        cut = value[:limit]
+        while len(_encoded(_to_json(cut))) > limit:
+            cut = cut[: len(cut) * 3 // 4]
+        return value if cut == value else cut + "…"
     if isinstance(value, list):
         return [_cut(item, limit) for item in value]
     if isinstance(value, dict):
@@ -183,8 +217,8 @@ def short_json(said: dict[str, Any], limit: int) -> str:
     """Valid JSON of at most ``limit`` bytes; texts give way."""
     length = limit
     while True:
-        text = json.dumps(_cut(said, length), ensure_ascii=False)
-        if len(text.encode()) <= limit:
+        text = _to_json(_cut(said, length))
+        if len(_encoded(text)) <= limit:
             return text
         length -= max(1, length // 10)
 

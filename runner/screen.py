@@ -8,6 +8,8 @@ and its own messages.
 
 from __future__ import annotations
 
+import atexit
+import codecs
 import json
 import mmap
 import os
@@ -23,12 +25,14 @@ from typing import Any
 from .errors import ExitCode
 from .events import Event, RunFinished, Stopping, UserOutput
 from .masking import Masker
-from .report import Record, Report, record_of
+from .report import Record, Report, now, record_of
 from .stopping import SIGNALS, Stop
 from .worker import Channel, capture_logging, failure, settle_in
 
 _CHUNK = 1 << 16
-_LONGEST_TEXT = 8 * 1024
+_LONGEST_TEXT = 5 * 1024  # bytes; it is in a line twice, and a line has 15 KiB
+_FLOOD = 500  # lines at once; then an event has as many as fit, else it would be ten times the line
+_STATEMENT = b"[SQL: "
 _STUCK_S = 3.0  # a wait that does not end at once sits in a C call, a name look-up say
 
 
@@ -47,7 +51,8 @@ def run(work: Work, report: Report, masker: Masker) -> int:
     if child == 0:
         for reader, _ in (out, err, control):
             os.close(reader)
-        _be_the_worker(work, Channel(out[1], err[1], control[1], mark), Stop(calm), out[1], err[1])
+        stop = Stop(calm)
+        _be_the_worker(work, Channel(out[1], err[1], control[1], mark, stop), stop, out[1], err[1])
     for _, writer in (out, err, control):
         os.close(writer)
     screen = Screen(report, masker, child, calm, mark, out[0], err[0], control[0])
@@ -70,8 +75,10 @@ def _be_the_worker(work: Work, channel: Channel, stop: Stop, out: int, err: int)
             channel.result(**failure(error))
     finally:
         with suppress(BaseException):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            atexit._run_exitfuncs()  # Sentry and OpenTelemetry send their last records there
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(BaseException):
+                stream.flush()
         os._exit(code)
 
 
@@ -79,39 +86,83 @@ class _Stream:
     """Output of the child, in lines and marks."""
 
     def __init__(self, name: str, descriptor: int, mark: bytes, masker: Masker) -> None:
-        self.name = name
         self.descriptor = descriptor
-        self.items: deque[str | None] = deque()  # None is a mark
+        self.form = record_of(UserOutput(stream=name, logger=None, text="", revision=None))
+        self.ended = False
         self._mark = mark
         self._masker = masker
-        self._rest = b""
+        self._parts: deque[bytes] = deque([b""])  # what was read and not shown yet; between two parts was a mark
+
+    @property
+    def at_mark(self) -> bool:
+        """Whether nothing more may be shown before the message that belongs to the mark."""
+        return len(self._parts) > 1
 
     def feed(self, data: bytes) -> None:
         """Take what was read."""
-        *parts, tail = (self._rest + data).split(self._mark)
-        for part in parts:
-            self._lines(part)
-            self.items.append(None)
-        # What comes after the last line's end may be the beginning of a line, or of a mark.
-        whole, end, self._rest = tail.rpartition(b"\n")
-        self._lines(whole + end)
-        keep = max(self._masker.longest, len(self._mark), 1024)
-        if len(self._rest) > _LONGEST_TEXT + keep:
-            # Masked as a whole before it is cut, so that no secret is cut in two.
-            text = self._masker.text(self._rest.decode("utf-8", "replace"))
-            self._lines(text[:-keep].encode())
-            self._rest = text[-keep:].encode()
+        self._parts += (self._parts.pop() + data).split(self._mark)
 
-    def finish(self) -> None:
-        """There will be no more."""
-        self._lines(self._rest)
-        self._rest = b""
+    def pass_mark(self) -> None:
+        """The message was shown: go on behind the mark, if there is one."""
+        if self.at_mark:
+            self._parts.popleft()
 
-    def _lines(self, data: bytes) -> None:
-        for line in data.decode("utf-8", "backslashreplace").split("\n"):
-            text = line.rstrip("\r").rpartition("\r")[2]  # of a progress bar, what one would see
-            for start in range(0, len(text), _LONGEST_TEXT):
-                self.items.append(text[start : start + _LONGEST_TEXT])
+    def take(self) -> list[str]:
+        """The lines up to the mark, masked by what is secret now. A line's beginning waits for its end."""
+        data = self._parts[0]
+        if not data:
+            return []
+        end = len(data) if self.at_mark or self.ended else _end_of_lines(data)
+        text, rest = data[:end].decode("utf-8", "backslashreplace"), data[end:]
+        if len(rest) > _LONGEST_TEXT + self._kept:
+            begun, rest = self._begun(rest)
+            text += begun
+        self._parts[0] = rest
+        if _STATEMENT.decode() in text:
+            text = self._masker.text(text)  # as a whole: a statement may have several lines
+        lines: list[str] = []
+        for line in text.split("\n"):
+            seen = line.rstrip("\r").rpartition("\r")[2]  # of a progress bar, what one would see
+            if not seen or seen.isspace():
+                continue
+            seen = self._masker.text(seen)
+            length = _LONGEST_TEXT if seen.isascii() else _LONGEST_TEXT // 4  # in characters
+            lines += [seen[start : start + length] for start in range(0, len(seen), length)]
+        return lines
+
+    @property
+    def _kept(self) -> int:
+        """As many bytes as a secret or a mark that has begun may have."""
+        return max(self._masker.longest, len(self._mark), 1024)
+
+    def _begun(self, data: bytes) -> tuple[str, bytes]:
+        """A line without an end in sight: what of it can be shown, and the rest."""
+        decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        text = self._masker.text(decoder.decode(data))  # as a whole before it is cut, so that no secret is cut in two
+        cut = text.rfind("\r", 0, -self._kept) + 1 or max(0, len(text) - self._kept)
+        return text[:cut], text[cut:].encode() + decoder.getstate()[0]
+
+
+def _end_of_lines(data: bytes) -> int:
+    """Where the last line ends that is complete, and not within a statement of SQLAlchemy's message."""
+    end = data.rfind(b"\n") + 1
+    statement = data.rfind(_STATEMENT, 0, end)
+    open_ = statement >= 0 and data.find(b"]\n", statement, end) < 0
+    return data.rfind(b"\n", 0, statement) + 1 if open_ else end
+
+
+def _joined(lines: list[str]) -> list[str]:
+    found: list[str] = []
+    room = 0  # bytes
+    for line in lines:
+        size = len(line.encode()) + 2  # with the line's end, as JSON writes it
+        if size <= room:
+            found[-1] += "\n" + line
+        else:
+            found.append(line)
+            room = _LONGEST_TEXT
+        room -= size
+    return found
 
 
 class Screen:
@@ -163,8 +214,7 @@ class Screen:
         if self._signal is None:
             self._signalled_at = time.monotonic()
         self._signal = number
-        with suppress(ProcessLookupError):
-            os.kill(self._child, number)
+        self._kill(number)
 
     def watch(self) -> int:
         """Until the child has ended and everything that it said is shown. Returns the exit code."""
@@ -177,17 +227,22 @@ class Screen:
             for key, _ in ready:
                 if not self._read(key.fd):
                     selector.unregister(key.fd)
+            self._after_signal()  # first: what follows may be its consequence
             self._show()
-            self._after_signal()
             self._reap()
             self._report.tick()
         # The child is gone; a grandchild may keep the pipes open for ever, so read what is there and no more.
         for descriptor in (self._control, *(s.descriptor for s in self._streams)):
             while self._read(descriptor, to_the_end=True):
                 pass
-        for stream in self._streams:
-            stream.finish()
         self._show()
+        self._after_signal()
+        for stream in self._streams:
+            stream.ended = True
+            while stream.at_mark:  # the child died before the message
+                self._output(stream)
+                stream.pass_mark()
+            self._output(stream)
         return self._last_word()
 
     def _read(self, descriptor: int, *, to_the_end: bool = False) -> bool:
@@ -210,20 +265,20 @@ class Screen:
         """Show all that can be ordered: output up to a mark, then the message that the mark stands for."""
         while True:
             for stream in self._streams:
-                while stream.items and stream.items[0] is not None:
-                    self._output(stream.name, stream.items.popleft() or "")
-            at_marks = all(stream.items for stream in self._streams)
+                self._output(stream)
+            at_marks = all(stream.at_mark for stream in self._streams)
             if not self._messages or not (at_marks or self._status is not None):
                 return
             for stream in self._streams:
-                if stream.items:
-                    stream.items.popleft()
+                stream.pass_mark()
             self._take(self._messages.popleft())
 
-    def _output(self, stream: str, text: str) -> None:
-        if text.strip():
-            output = UserOutput(stream=stream, logger=None, text=text, revision=self._flight)
-            self._write(output)
+    def _output(self, stream: _Stream) -> None:
+        if lines := stream.take():
+            if len(lines) > _FLOOD:
+                lines = _joined(lines)
+            form = {**stream.form, "time": now(), "revision": self._flight}
+            self._report.write(*({**form, "message": line, "text": line} for line in lines), masked=True)
 
     def _write(self, event: Event) -> None:
         self._report.write(record_of(event))
@@ -263,8 +318,12 @@ class Screen:
             self._write(Stopping(signal=signal.Signals(self._signal).name, grace_s=None))
         if self._calm[0] and time.monotonic() - self._signalled_at > _STUCK_S:
             # Nothing is being changed, and by Stop's promise nothing will be.
+            self._kill(signal.SIGKILL)
+
+    def _kill(self, number: int) -> None:
+        if self._status is None:  # else the number may be another process's by now
             with suppress(ProcessLookupError):
-                os.kill(self._child, signal.SIGKILL)
+                os.kill(self._child, number)
 
     def _reap(self) -> None:
         """As PID 1 we inherit orphans, too."""
@@ -331,6 +390,9 @@ class Screen:
 def _how_it_ended(status: int) -> str:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        name = signal.Signals(number).name
-        return f"was killed by {name}" + (" (out of memory?)" if number == signal.SIGKILL else "")
+        with suppress(ValueError):  # not every real-time signal has a name
+            number = signal.Signals(number)
+        return f"was killed by {getattr(number, 'name', number)}" + (
+            " (out of memory?)" if number == signal.SIGKILL else ""
+        )
     return f"ended with os._exit({os.WEXITSTATUS(status)})"

@@ -40,6 +40,8 @@ class Ended:
         """Raise what went wrong outside of any revision, as the contract names it."""
         if self.own is not None:
             raise self.own
+        if isinstance(self.error, (RunnerError, Interrupted)):  # a signal while user code ran, say
+            raise self.error
         if self.error is not None:
             raise translated(self.error, dialect) from self.error
 
@@ -150,10 +152,8 @@ def _transaction(context: MigrationContext) -> str:
     return "whole-run" if context.impl.transactional_ddl and not context._transaction_per_migration else "per-revision"
 
 
-def translated(error: BaseException, dialect: Dialect) -> BaseException:
+def translated(error: BaseException, dialect: Dialect) -> RunnerError:
     """An error outside of any revision, as the contract names it."""
-    if isinstance(error, (RunnerError, Interrupted)):  # a signal, while user code ran
-        return error
     if isinstance(error, SystemExit):
         return ConfigInvalid(f"env.py exited with {error.code!r} outside of any revision.", hint=_LOOK_THERE)
     driver_error = getattr(error, "orig", None) or error

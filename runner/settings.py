@@ -8,6 +8,7 @@ rotated secrets work.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from . import url as urls
-from .database import DIALECTS
+from .database import DIALECTS, URL_FORM
 from .errors import Problem, SettingsInvalid
 
 PREFIX = "ALEMBIC_JOB_"
@@ -71,7 +72,7 @@ class Settings(BaseSettings):
     section: str = Field("alembic", description="section of the configuration, as alembic -n")
     script_location: str | None = Field(None, description="overrides the configuration; then no file is needed")
     x: Words = Field((), description="arguments for env.py, as alembic -x")
-    target: Words = Field(("heads",), description="revisions to go to, separated by spaces")
+    target: Words = Field(("heads",), description="revisions to go to, separated by spaces", min_length=1)
     wait_timeout: Duration = Field(
         timedelta(seconds=120), description="how long the database may take to answer a login"
     )
@@ -108,6 +109,10 @@ FIELDS: Mapping[str, FieldInfo] = Settings.model_fields
 SECRET = {"database_url", "db_password"}
 WITH_FILE = {"database_url", "db_user", "db_password"}
 _PARTS = ("db_driver", "db_host", "db_port", "db_user", "db_password", "db_name", "db_options")
+_NEEDED_PARTS = {
+    "db_driver": "Write for example mysql+pymysql, postgresql+psycopg or sqlite.",
+    "db_name": "Write the name of the database; for SQLite, the path of its file.",
+}
 
 
 def variable(field: str) -> str:
@@ -132,7 +137,7 @@ class Sources:
     secrets_dir: Path | None
 
     def find(self, field: str) -> Found | None:
-        """The first source that has this field. Raises OSError, UnicodeError for an unreadable file."""
+        """The first source that has this field. Raises OSError for an unreadable file."""
         name = variable(field)
         if self.options.get(field) is not None:
             return Found(self.options[field], f"option --{field.replace('_', '-')}")
@@ -168,7 +173,10 @@ class Sources:
 
 
 def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip()
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeError as error:
+        raise OSError(errno.EILSEQ, "it is not UTF-8", str(path)) from error
 
 
 @dataclass(frozen=True)
@@ -186,7 +194,7 @@ class Loaded:
         """The URL of the settings as it is now; None when they have none."""
         try:
             return self.sources.url()
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             raise SettingsInvalid((_unreadable("database_url", error),)) from error
 
 
@@ -201,16 +209,13 @@ def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Loaded:
     for field in FIELDS:
         try:
             found = sources.find(field)
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             problems.append(_unreadable(field, error))
             continue
         if found:
             values[field], origin[field] = found.value, found.source
-    settings = Settings.model_construct()
-    try:
-        settings = Settings(**values)  # type: ignore[arg-type]  # texts, which pydantic turns into the types
-    except ValidationError as error:
-        problems += [_invalid(str(e["loc"][0]), e["msg"]) for e in error.errors()]
+    settings, invalid = _checked(values)
+    problems += invalid
     problems += _url_problems(sources, values, {p.variable for p in problems})
     if origin.get("target") and not origin["target"].startswith("option"):
         problems += [
@@ -228,11 +233,21 @@ def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Loaded:
     return Loaded(settings, sources, tuple(_unknown(environ)), origin, pod, environ.get("NODE_NAME"))
 
 
-def _unreadable(field: str, error: Exception) -> Problem:
+def _checked(values: Mapping[str, str]) -> tuple[Settings, list[Problem]]:
+    """The settings as far as they are valid, and what is wrong with the others."""
+    texts: dict[str, Any] = dict(values)  # which pydantic turns into the types
+    try:
+        return Settings(**texts), []
+    except ValidationError as error:
+        wrong = {str(e["loc"][0]): e["msg"] for e in error.errors()}
+        valid = {field: text for field, text in texts.items() if field not in wrong}
+        return Settings(**valid), [_invalid(field, said) for field, said in wrong.items()]
+
+
+def _unreadable(field: str, error: OSError) -> Problem:
     name = variable(field) + ("_FILE" if field in WITH_FILE else "")
-    said = error.strerror if isinstance(error, OSError) else "not UTF-8"
-    path = getattr(error, "filename", None) or "the file"
-    return Problem(name, f"{path} cannot be read: {said}", "Check that the secret is mounted and readable.")
+    said = f"{error.filename} cannot be read: {error.strerror}"
+    return Problem(name, said, "Check that the secret is mounted and readable.")
 
 
 def _directory_problems(path: Path) -> tuple[Problem, ...]:
@@ -242,68 +257,58 @@ def _directory_problems(path: Path) -> tuple[Problem, ...]:
 
 
 def _invalid(field: str, said: str) -> Problem:
-    info = FIELDS[field]
-    hint = f"{(info.description or '').capitalize()}; default: {default_of(field) or 'none'}."
+    hint = f"Correct or remove it ({FIELDS[field].description}; default: {default_of(field) or 'none'})."
     return Problem(variable(field), said.removeprefix("Value error, "), hint)
 
 
 def _url_problems(sources: Sources, values: Mapping[str, str], known: set[str]) -> list[Problem]:
+    """What is wrong with the URL or with its parts together; ``known`` are the variables found wrong already."""
+    whole = "database_url" in values
     parts = [field for field in _PARTS if field in values]
-    if "database_url" in values and parts:
-        return [
-            Problem(
-                variable("database_url"),
-                f"given together with {', '.join(map(variable, parts))}",
-                "Give the URL or its parts, not both.",
-            )
-        ]
-    if parts and "db_driver" not in values:
-        return [
-            Problem(
-                variable("db_driver"),
-                f"missing beside {', '.join(map(variable, parts))}",
-                "Write for example mysql+pymysql, postgresql+psycopg or sqlite.",
-            )
-        ]
-    if known & {variable(field) + end for field in ("database_url", *_PARTS) for end in ("", "_FILE")}:
-        return []
+    beside = ", ".join(map(variable, parts))
+    missing = [
+        Problem(variable(field), f"missing beside {beside}", hint)
+        for field, hint in _NEEDED_PARTS.items()
+        if field not in values
+    ]
+    if parts and not whole and missing:
+        return missing
+    hint = "Give the URL or its parts, not both."
+    both = [Problem(variable("database_url"), f"given together with {beside}", hint)] if parts and whole else []
+    asked = ("database_url",) if whole else ("database_url", *_PARTS)
+    if known & {variable(field) + end for field in asked for end in ("", "_FILE")}:
+        return both
     found = sources.url()
-    if not found:
-        return []
-    name = found.source if found.source == "DATABASE_URL" else variable("database_url")
-    return [Problem(name, *said) for said in [url_problem(found.value)] if said]
+    said = url_problem(found.value) if found else None
+    if not found or not said:
+        return both
+    return [*both, Problem(variable("database_url") if whole else found.source, *said)]
 
 
 def url_problem(text: str) -> tuple[str, str] | None:
     """What is wrong with a database URL, and what to write; None when nothing is."""
-    form = "Write mysql+pymysql://user:password@host:3306/name, special characters of the password percent-encoded."
     try:
         url = urls.parse(text)
     except urls.MalformedURL as error:
-        return f"the URL cannot be read: {error}", form
+        return f"the URL cannot be read: {error}", URL_FORM
     if url.dialect not in DIALECTS:
         near = "postgresql" if url.dialect == "postgres" else ", ".join(DIALECTS)
         return f"'{url.dialect}' databases are not supported", f"Write {near} before the '://'."
-    if url.dialect == "sqlite":
-        if url.database in (None, "", ":memory:"):
-            return "an in-memory SQLite database ends with the run", "Name a file: sqlite:////data/app.db."
-    elif not url.database:
-        return "the URL names no database", form
-    return None
+    if "@" in (url.host or ""):
+        return "the URL has more than one '@'", "In user and password, write %40 for '@'."
+    return DIALECTS[url.dialect].url_problem(url)
 
 
 def _unknown(environ: Mapping[str, str]) -> list[Problem]:
     names = {variable(f) for f in FIELDS} | {variable(f) + "_FILE" for f in WITH_FILE}
     unknown = [n for n in environ if n.startswith(PREFIX) and n not in names and not _SERVICE_LINK.match(n)]
-    near = {n: difflib.get_close_matches(n, names, 1, 0.6) for n in unknown}
-    return [
-        Problem(
-            n,
-            "unknown variable, ignored",
-            f"Did you mean {near[n][0]}?" if near[n] else "See 'alembic-job config'.",
-        )
-        for n in sorted(unknown)
-    ]
+    return [Problem(n, "unknown variable, ignored", _meant(n, names)) for n in sorted(unknown)]
+
+
+def _meant(unknown: str, names: set[str]) -> str:
+    own = [name.removeprefix(PREFIX) for name in names]  # the prefix would make all of them look alike
+    near = difflib.get_close_matches(unknown.removeprefix(PREFIX), own, 1)
+    return f"Did you mean {PREFIX}{near[0]}?" if near else "'alembic-job config' lists all of them."
 
 
 def default_of(field: str) -> str | None:

@@ -5,38 +5,87 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from .masking import sql_literals
+
 # "lock": BEGIN, LOCK TABLES and the like. On MySQL they commit what came before, and leave nothing themselves.
 Kind = Literal["read", "session", "dml", "ddl", "commit", "rollback", "lock"]
 
 _COMMENTS = re.compile(r"\A(?:\s+|--[^\n]*(?:\n|\Z)|\#[^\n]*(?:\n|\Z)|/\*(?!!).*?\*/|/\*!\d*|\()*", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
 _WRITES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|REPLACE)\b", re.IGNORECASE)
-_TEMPORARY = re.compile(r"(?:CREATE|DROP)\s+(?:OR\s+REPLACE\s+)?(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\b", re.IGNORECASE)
+_TEMPORARY = re.compile(
+    r"(?:CREATE|DROP)\s+(?:OR\s+REPLACE\s+)?(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\s+TABLE\s+"
+    r"(?:IF\s+(?:NOT\s+)?EXISTS\s+)?(?P<name>[^\s(]+)",
+    re.IGNORECASE,
+)
+_WRITTEN = re.compile(
+    r"(?:INSERT|REPLACE|UPDATE|DELETE)\s+(?:(?:LOW_PRIORITY|HIGH_PRIORITY|DELAYED|QUICK|IGNORE|ONLY|INTO|FROM|OR\s+\w+)\s+)*"
+    r"(?P<name>[^\s(]+)",
+    re.IGNORECASE,
+)
+_SAVEPOINT = re.compile(r"SAVEPOINT\s+(?P<name>[^\s;]+)", re.IGNORECASE)
+_BACK_TO = re.compile(r"ROLLBACK\s+(?:WORK\s+|TRANSACTION\s+)?TO\s+(?:SAVEPOINT\s+)?(?P<name>[^\s;]+)", re.IGNORECASE)
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("SELECT", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "VALUES", "TABLE", "CHECK"), "read"),
     **dict.fromkeys(("SET", "USE", "PRAGMA", "SAVEPOINT", "RELEASE", "KILL", "RESET", "ATTACH", "DETACH"), "session"),
-    **dict.fromkeys(("INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "CALL", "DO", "COPY"), "dml"),
+    **dict.fromkeys(("PREPARE", "DEALLOCATE", "DECLARE", "FETCH", "MOVE", "CLOSE", "LISTEN", "UNLISTEN"), "session"),
+    **dict.fromkeys(("INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "COPY", "LOAD"), "dml"),
+    **dict.fromkeys(("CALL", "DO", "EXECUTE"), "dml"),  # whatever they do, they need not commit
     **dict.fromkeys(("COMMIT", "END"), "commit"),
     **dict.fromkeys(("BEGIN", "START", "LOCK", "UNLOCK"), "lock"),
     **dict.fromkeys(("ROLLBACK", "ABORT"), "rollback"),
+    **dict.fromkeys(("CREATE", "ALTER", "DROP", "TRUNCATE", "RENAME", "GRANT", "REVOKE", "COMMENT"), "ddl"),
 }
+_STRONGEST: tuple[Kind, ...] = ("ddl", "dml", "commit", "rollback", "lock")
 
 
 def first_word(sql: str) -> str:
     """The first keyword after comments and brackets, in capitals."""
-    match = _WORD.match(sql, _COMMENTS.match(sql).end())  # type: ignore[union-attr]  # it matches the empty text too
+    match = _WORD.match(sql, _start(sql))
     return match[0].upper() if match else ""
 
 
 def kind_of(sql: str) -> Kind:
-    """By the first keyword: ``context.isddl`` is false for ``op.execute("ALTER …")``. Unknown ones count as DDL."""
+    """By the first keyword: ``context.isddl`` is false for ``op.execute("ALTER …")``. Unknown ones count as DDL.
+
+    Of several statements in one text, which some drivers take, the strongest counts.
+    """
     word = first_word(sql)
+    kind = _KINDS.get(word, "ddl")
     if word == "WITH":
-        return "dml" if _WRITES.search(sql) else "read"
-    if word == "LOAD":
-        return "dml"
-    if word == "ROLLBACK" and re.search(r"\bTO\b", sql, re.IGNORECASE):
-        return "session"
-    if word in ("CREATE", "DROP") and _TEMPORARY.match(sql, _COMMENTS.match(sql).end()):  # type: ignore[union-attr]
-        return "session"
-    return _KINDS.get(word, "ddl")
+        kind = "dml" if _WRITES.search(sql, _start(sql)) else "read"
+    elif _BACK_TO.match(sql, _start(sql)) or temporary_table(sql):
+        kind = "session"
+    if kind == "ddl" or ";" not in sql.rstrip()[:-1]:
+        return kind
+    rest = {_KINDS.get(first_word(piece)) for piece in sql_literals(sql).split(";")[1:]}
+    return next((strong for strong in _STRONGEST if strong in rest | {kind}), kind)
+
+
+def temporary_table(sql: str) -> str | None:
+    """The temporary table that this creates or drops."""
+    return _named(_TEMPORARY, sql)
+
+
+def table_written(sql: str) -> str | None:
+    """The table whose rows this changes."""
+    return _named(_WRITTEN, sql)
+
+
+def savepoint_set(sql: str) -> str | None:
+    """The savepoint that this sets."""
+    return _named(_SAVEPOINT, sql)
+
+
+def savepoint_restored(sql: str) -> str | None:
+    """The savepoint that this rolls back to."""
+    return _named(_BACK_TO, sql)
+
+
+def _named(pattern: re.Pattern[str], sql: str) -> str | None:
+    match = pattern.match(sql, _start(sql))
+    return match["name"].rpartition(".")[2].strip('`"[];').lower() if match else None
+
+
+def _start(sql: str) -> int:
+    return _COMMENTS.match(sql).end()  # type: ignore[union-attr]  # it matches the empty text too

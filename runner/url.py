@@ -28,7 +28,7 @@ class MalformedURL(ValueError):
 
 @dataclass(frozen=True)
 class URL:
-    """A database URL in its parts; ``query`` keeps the last of repeated keys."""
+    """A database URL in its parts; ``query`` keeps the last of repeated keys, and all hosts and ports in a row."""
 
     driver: str
     user: str | None = None
@@ -70,14 +70,21 @@ def parse(text: str) -> URL:
         raise MalformedURL("it is not of the form dialect+driver://user:password@host:port/database")
     part = match.groupdict()
     port = part["port"]
-    if port and not port.isdigit():
+    if port is not None and not re.fullmatch("[0-9]+", port):
         raise MalformedURL("the port is not a number; special characters in the password must be percent-encoded")
     return URL(
         driver=part["driver"],
         user=None if part["user"] is None else unquote(part["user"]),
         password=None if part["password"] is None else unquote(part["password"]),
         host=part["ipv6"] or part["host"],
-        port=int(port) if port else None,
+        port=None if port is None else int(port),
         database=None if part["database"] is None else unquote(part["database"]),
-        query=dict(parse_qsl(part["query"] or "", keep_blank_values=True)),
+        query=_query(part["query"] or ""),
     )
+
+
+def _query(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in parse_qsl(text):
+        found[key] = f"{found[key]},{value}" if key in found and key in ("host", "port") else value
+    return found

@@ -117,12 +117,7 @@ def _attempt(
 def _final(database: Database, refusal: Refusal, attempts: int, waited_s: float) -> RunnerError:
     if refusal.error is not DatabaseUnreachable:
         return explained(refusal)
-    url = database.url
-    place = (
-        f"{url.host or 'localhost'}:{url.port or database.dialect.DEFAULT_PORT}"
-        if url.dialect != "sqlite"
-        else url.masked()
-    )
+    place = database.dialect.place(database.url)
     return DatabaseUnreachable(
         f"{place} gave no working login within {waited_s:.0f} s ({counted(attempts, 'attempt')}): {refusal.text}.",
         code=refusal.code,

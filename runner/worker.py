@@ -6,29 +6,31 @@ import faulthandler
 import json
 import logging
 import os
-import re
 import signal
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
 from .errors import ExitCode, Interrupted, RunnerError
 from .events import Event, UserOutput
 from .masking import sql_literals
-from .report import record_of
+from .report import record_of, write_all
+from .stopping import Stop
 
 _PR_SET_PDEATHSIG = 1
-_PARAMETERS = re.compile(r"^(\[(?:generated|cached|no key|raw sql|caching disabled|dialect)[^\]]*\]) .*", re.DOTALL)
 
 
 class Channel:
     """To the parent. Before each message a mark goes down both output pipes, which gives the order."""
 
-    def __init__(self, out: int, err: int, control: int, mark: bytes) -> None:
+    def __init__(self, out: int, err: int, control: int, mark: bytes, stop: Stop) -> None:
         self._marked = (out, err)
         self._control = control
         self._mark = mark
+        self._stop = stop
         self._pid = os.getpid()
+        self._one_at_a_time = threading.RLock()  # threads of user code log, too
 
     def emit(self, event: Event) -> None:
         """Say that something happened."""
@@ -54,14 +56,14 @@ class Channel:
     def _send(self, message: dict[str, Any]) -> None:
         if os.getpid() != self._pid:  # a process that user code forked
             return
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):
-                stream.flush()
-        for descriptor in self._marked:
-            os.write(descriptor, self._mark)
         data = json.dumps(message).encode() + b"\n"
-        while data:
-            data = data[os.write(self._control, data) :]
+        with self._stop.later(), self._one_at_a_time:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):
+                    stream.flush()
+            for descriptor in self._marked:
+                write_all(descriptor, self._mark)
+            write_all(self._control, data)
 
 
 def settle_in(out: int, err: int) -> None:
@@ -76,8 +78,8 @@ def settle_in(out: int, err: int) -> None:
     os.dup2(out, 1)
     os.dup2(err, 2)
     # Line-buffered: text in a buffer would be lost at os._exit and come after a child's output.
-    sys.stdout = _lines_to(1)
-    sys.stderr = _lines_to(2)
+    sys.stdout = sys.__stdout__ = _lines_to(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _lines_to(2)  # type: ignore[misc]
     faulthandler.enable()
 
 
@@ -91,6 +93,7 @@ def capture_logging(channel: Channel) -> None:
     Replacing ``callHandlers`` on the class survives every fileConfig, dictConfig and basicConfig,
     before or after.
     """
+    pid, as_it_was = os.getpid(), logging.Logger.callHandlers
 
     def emit(record: logging.LogRecord) -> None:
         try:
@@ -98,12 +101,15 @@ def capture_logging(channel: Channel) -> None:
         except Exception as error:
             text = f"{record.msg!r} ({type(error).__name__}: {error})"
         if record.name.startswith("sqlalchemy.engine"):
-            text = _PARAMETERS.sub(r"\1 ?", text) if text.startswith("[") else sql_literals(text)
+            text = _without_values(text)
         if record.exc_info and record.exc_info[1]:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         channel.output(_level(record), record.name, text)
 
     def call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
+        if os.getpid() != pid:  # a process that user code forked: what it prints is captured like any child's
+            as_it_was(self, record)
+            return
         logger: logging.Logger | None = self
         found, said = 0, False
         while logger:
@@ -122,6 +128,13 @@ def capture_logging(channel: Channel) -> None:
             emit(record)
 
     logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign]
+
+
+def _without_values(text: str) -> str:
+    """What an engine with ``echo`` logs: a statement, ``[generated in 0.1s] (parameters)``, or a ``Row (…)``."""
+    if text.startswith("["):
+        return text.partition("]")[0] + "] ?"
+    return "Row ?" if text.startswith("Row ") else sql_literals(text)
 
 
 def _level(record: logging.LogRecord) -> str:

@@ -53,6 +53,7 @@ class Login:
                 connect_timeout=10,
                 read_timeout=60,
                 write_timeout=60,
+                ssl_disabled=True,  # PyMySQL spends most of a login on loading certificates
             )
         import psycopg
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from runner import flow, settings
@@ -69,11 +70,9 @@ class Story:
         return [revision for event in self.of(TransactionRolledBack) for revision in event.revisions]
 
     @property
-    def failed(self) -> RevisionFailed | None:
-        """The event of the revision that failed, if one did."""
-        found = self.of(RevisionFailed)
-        assert len(found) < 2, found
-        return found[0] if found else None
+    def failed(self) -> list[RevisionFailed]:
+        """The events of the revisions that failed."""
+        return self.of(RevisionFailed)
 
     def __str__(self) -> str:
         """For a failed assertion: everything."""
@@ -92,7 +91,7 @@ def upgrade(project: Project, database: Database, *targets: str, **environment: 
     }
     loaded = settings.load({f"ALEMBIC_JOB_{name}": value for name, value in known.items()}, {})
     job = Job(loaded, cast(Channel, story), Stop(mmap.mmap(-1, 1)))
-    before = os.getcwd()
+    before = Path.cwd()
     try:
         os.chdir(project.path)
         flow.upgrade(job, targets or ("heads",))

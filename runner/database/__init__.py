@@ -15,7 +15,7 @@ from ..errors import ConfigInvalid, RunnerError
 from ..model import VersionTable
 from ..url import URL
 from . import mysql, postgresql, sqlite
-from .dialect import Dialect, Refusal, unrecognised
+from .dialect import URL_FORM, Dialect, Ending, Refusal, driver_autocommits, from_driver, unrecognised
 
 DIALECTS: Mapping[str, Dialect] = {
     "mysql": cast(Dialect, mysql),
@@ -23,7 +23,6 @@ DIALECTS: Mapping[str, Dialect] = {
     "postgresql": cast(Dialect, postgresql),
     "sqlite": cast(Dialect, sqlite),
 }
-_DRIVERS = ("pymysql", "psycopg", "sqlite3")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Database:
             session = self.connect()
             yield session
         except Exception as error:
-            if not _from_driver(error):
+            if not (from_driver(error) or isinstance(error, OSError)):
                 raise
             raise explained(self.refusal(error)) from error
         finally:
@@ -113,13 +112,20 @@ class Database:
         return self.dialect.classify(error) or unrecognised(error)
 
 
-def _from_driver(error: Exception) -> bool:
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _DRIVERS
-
-
 def explained(refusal: Refusal) -> RunnerError:
     """The error of the contract for what a driver said."""
     return refusal.error(f"{refusal.text}.", code=refusal.code)
 
 
-__all__ = ["DIALECTS", "Database", "Dialect", "Refusal", "Session", "explained", "unrecognised"]
+__all__ = [
+    "DIALECTS",
+    "URL_FORM",
+    "Database",
+    "Dialect",
+    "Ending",
+    "Refusal",
+    "Session",
+    "driver_autocommits",
+    "explained",
+    "unrecognised",
+]

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ..errors import DatabaseUnreachable, RunnerError
 from ..model import VersionTable
 from ..url import URL
 
+Ending = Literal["commit", "rollback"] | None  # how a statement ended the transaction; None: it goes on
+
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a driver's error means. ``transient``: trying again may help."""
+    """What a driver's error means. ``transient``: trying again may help.
+
+    ``unanswered``: the connection went away before the server said what became of the statement.
+    """
 
     error: type[RunnerError]
     code: str | None
     text: str
     transient: bool = False
     connection_lost: bool = False
+    unanswered: bool = False
+
+
+SERVER_LOCK = "a session lock of the server"
+URL_FORM = "Write mysql+pymysql://user:password@host:3306/name, special characters of the password percent-encoded."
+
+
+def server_url_problem(url: URL) -> tuple[str, str] | None:
+    """A server needs the name of a database."""
+    return None if url.database else ("the URL names no database", URL_FORM)
 
 
 def one_line(text: object) -> str:
@@ -37,9 +52,19 @@ class Dialect(Protocol):
     """One database product. Every function takes the driver's own connection."""
 
     NAME: str
-    DEFAULT_PORT: int | None
     DDL_COMMITS: bool
+    LOCK_KIND: str
+    LOCK_REASON: str
     DRIVER_HINT: str
+
+    def url_problem(self, url: URL) -> tuple[str, str] | None:
+        """What a URL of this dialect lacks, and what to write; None when it can be used."""
+
+    def place(self, url: URL) -> str:
+        """Where the database is, for people."""
+
+    def is_there(self, url: URL) -> bool:
+        """Whether there is anything to look at: false for a file that does not exist yet, and so is empty."""
 
     def connect(self, url: URL, timeout_s: float) -> Any:
         """A new autocommit connection, after a real login. Raises the driver's errors."""
@@ -65,17 +90,33 @@ class Dialect(Protocol):
     def try_lock(self, connection: Any, name: str) -> Callable[[], None] | None:
         """Take the lock without waiting: what releases it, or None when another session holds it."""
 
-    def autocommits(self, connection: Any) -> bool:
-        """Whether each statement of this session, of whatever driver, commits by itself."""
+    def code_of(self, error: BaseException) -> str | None:
+        """The server's own code of an error of any driver of this dialect."""
 
-    def commits_before(self, kind: str, code: str | None) -> bool:
-        """Whether a statement of this kind that failed with this code committed what came before it."""
+    def after(self, kind: str, connection: Any, *, gives_rows: bool) -> Ending:
+        """What a statement of this kind that has returned did to the transaction of this session, of any driver."""
 
-    def commits_after(self, kind: str, connection: Any) -> bool:
-        """Whether all statements so far are durable once a statement of this kind has returned."""
+    def after_failure(self, kind: str, connection: Any, code: str | None) -> Ending:
+        """The same for a statement that failed with this code."""
+
+    def aborted(self, connection: Any) -> bool:
+        """Whether the transaction is lost already, so that COMMIT will roll back."""
 
 
 def driver_autocommits(connection: Any) -> bool:
     """The autocommit state of a DBAPI connection, as the common drivers tell it."""
     ask = getattr(connection, "get_autocommit", None)  # PyMySQL, mysqlclient, aiomysql
     return bool(ask() if callable(ask) else getattr(connection, "autocommit", False))
+
+
+# The packages whose errors SQLAlchemy passes on as ``orig``, or that a revision may use by itself.
+_DRIVERS = (
+    *("pymysql", "MySQLdb", "mysql", "mariadb", "aiomysql", "asyncmy"),
+    *("psycopg", "psycopg2", "asyncpg", "pg8000", "sqlite3"),
+    "sqlalchemy.dialects",  # what it makes of the errors of asynchronous drivers
+)
+
+
+def from_driver(error: BaseException) -> bool:
+    """Whether a driver raised this: the same number or words in another error say nothing of the database."""
+    return any(f"{kind.__module__}.".startswith(f"{name}.") for kind in type(error).__mro__ for name in _DRIVERS)

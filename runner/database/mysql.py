@@ -22,10 +22,11 @@ from ..errors import (
 )
 from ..model import VersionTable
 from ..url import URL
-from .dialect import Refusal, driver_autocommits, one_line
+from .dialect import SERVER_LOCK, Ending, Refusal, driver_autocommits, from_driver, one_line, server_url_problem
 
 NAME = "mysql"
 DEFAULT_PORT = 3306
+LOCK_KIND, LOCK_REASON = "GET_LOCK", SERVER_LOCK
 DDL_COMMITS = True
 DRIVER_HINT = "Install PyMySQL: pip install alembic-job."
 
@@ -67,6 +68,21 @@ _REFUSED: dict[int, type[RunnerError]] = {
     1836: DatabaseReadOnly,  # read-only mode
 }
 _PARSE_ERRORS = {"1064", "1149", "1065"}  # the server did not get as far as the implicit commit
+_NO_ANSWER = {2013, 2055}
+_IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS of the protocol
+
+
+url_problem = server_url_problem
+
+
+def place(url: URL) -> str:
+    """Host and port."""
+    return f"{url.host or 'localhost'}:{url.port or DEFAULT_PORT}"
+
+
+def is_there(url: URL) -> bool:
+    """A server is asked."""
+    return True
 
 
 def connect(url: URL, timeout_s: float) -> Any:
@@ -77,7 +93,13 @@ def connect(url: URL, timeout_s: float) -> Any:
     if _tls_disabled(url.query):
         options["ssl_disabled"] = True
     elif tls := _tls(url.query):
-        options["ssl"] = _context(*tls)
+        try:
+            options["ssl"] = _context(*tls)
+        except OSError as error:  # ssl.SSLError is one
+            raise PermissionDenied(
+                f"TLS cannot be set up: {one_line(error)}.",
+                hint="Check that the files named by ssl_ca, ssl_cert and ssl_key in the URL are there and hold that.",
+            ) from error
     return _connection_class()(
         host=url.host or "localhost",
         port=url.port or DEFAULT_PORT,
@@ -101,16 +123,17 @@ def _connection_class() -> Any:
     class Connection(pymysql.connections.Connection):  # type: ignore[misc]
         def _create_ssl_ctx(self, options: Any) -> ssl.SSLContext:
             # PyMySQL loads the CA bundle at every connect, 22 ms of CPU, even where it verifies nothing.
-            if isinstance(options, ssl.SSLContext):
-                return options
-            return _default_context(super()._create_ssl_ctx)
+            return options if isinstance(options, ssl.SSLContext) else _unverified()
 
     return Connection
 
 
 @functools.cache
-def _default_context(create: Callable[[dict[str, Any]], ssl.SSLContext]) -> ssl.SSLContext:
-    return create({})
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _true(text: str | None) -> bool:
@@ -159,22 +182,20 @@ def _context(
 
 def classify(error: BaseException) -> Refusal | None:
     """By error number, which PyMySQL, mysqlclient and the asynchronous drivers all give first."""
-    number = error.args[0] if error.args else None
     text = one_line(error.args[1] if len(error.args) > 1 else error)
-    if isinstance(error, RuntimeError) and "cryptography" in str(error):
+    if isinstance(error, RuntimeError) and "'cryptography' package is required" in text:
         # PyMySQL needs it for caching_sha2_password without TLS.
         return Refusal(ConfigInvalid, None, text + ": pip install 'pymysql[rsa]'")
-    if isinstance(error, (ssl.SSLError, FileNotFoundError)):
-        return Refusal(PermissionDenied, None, f"TLS: {text}")
-    if isinstance(number, str) and number.isdigit():
-        number = int(number)
-    if not isinstance(number, int) or number < 1000:  # noqa: PLR2004  below are errno values
-        return None
+    number = int(code_of(error) or 0)
     if number == 2003 and "CERTIFICATE_VERIFY_FAILED" in text:  # noqa: PLR2004
         return Refusal(PermissionDenied, str(number), text)
     if number in _TRANSIENT:
-        lost = number in _LOST
-        return Refusal(DatabaseUnreachable, str(number), text, transient=True, connection_lost=lost)
+        lost, unanswered = number in _LOST, number in _NO_ANSWER
+        return Refusal(
+            DatabaseUnreachable, str(number), text, transient=True, connection_lost=lost, unanswered=unanswered
+        )
+    if number == 1290 and "read" not in text:  # noqa: PLR2004  another option forbids it: --secure-file-priv, say
+        return None
     if number in _REFUSED:
         return Refusal(_REFUSED[number], str(number), text, transient=_REFUSED[number] is DatabaseReadOnly)
     return None
@@ -207,7 +228,7 @@ def versions(connection: Any, table: VersionTable) -> tuple[str, ...]:
         rows = _query(connection, f"SELECT version_num FROM {_quoted(table)}")  # noqa: S608
         return tuple(sorted(str(row[0]) for row in rows))
     except Exception as error:
-        if error.args and error.args[0] == 1146:  # noqa: PLR2004  no such table
+        if code_of(error) in ("1146", "1049"):  # no such table, no such database
             return ()
         raise
 
@@ -239,14 +260,44 @@ def try_lock(connection: Any, name: str) -> Callable[[], None] | None:
     return release
 
 
-autocommits = driver_autocommits
+def code_of(error: BaseException) -> str | None:
+    """The error number, which all drivers give first."""
+    number = error.args[0] if error.args else None
+    return str(number) if from_driver(error) and str(number).isdigit() else None
 
 
-def commits_before(kind: str, code: str | None) -> bool:
-    """DDL commits before it runs, also when it then fails, unless it did not even parse."""
-    return kind in ("ddl", "lock") and code not in _PARSE_ERRORS
+def after(kind: str, connection: Any, *, gives_rows: bool) -> Ending:
+    """As the server said with its answer, where the driver tells; the answer with rows does not say it."""
+    if kind in ("read", "rollback"):
+        return "rollback" if kind == "rollback" else None
+    open_ = _in_transaction(connection, ask=gives_rows)
+    if open_ is None:  # "Statements That Cause an Implicit Commit" in the manual
+        open_ = kind not in ("ddl", "lock", "commit") and not driver_autocommits(connection)
+    return None if open_ else "commit"
 
 
-def commits_after(kind: str, connection: Any) -> bool:
-    """DDL commits after it has run; see "Statements That Cause an Implicit Commit" in the manual."""
-    return kind in ("ddl", "lock", "commit") or driver_autocommits(connection)
+def after_failure(kind: str, connection: Any, code: str | None) -> Ending:
+    """DDL commits before it runs, also when it then fails, unless it did not get that far. A deadlock rolls back."""
+    commits = kind in ("ddl", "lock")
+    open_ = None if code and int(code) in _LOST else _in_transaction(connection, ask=True)
+    if open_ is None:
+        open_ = code in _PARSE_ERRORS if commits else code != "1213"
+    return None if open_ else "commit" if commits else "rollback"
+
+
+def _in_transaction(connection: Any, *, ask: bool) -> bool | None:
+    """Only PyMySQL keeps what the server said; other drivers do not tell."""
+    status = getattr(connection, "server_status", None)
+    if not isinstance(status, int):
+        return None
+    if ask:
+        try:
+            connection.ping(reconnect=False)
+        except Exception:
+            return None
+    return bool(connection.server_status & _IN_TRANSACTION)
+
+
+def aborted(connection: Any) -> bool:
+    """There is no such state."""
+    return False

@@ -23,10 +23,11 @@ from ..errors import (
 )
 from ..model import VersionTable
 from ..url import URL
-from .dialect import Refusal, driver_autocommits, one_line
+from .dialect import SERVER_LOCK, Ending, Refusal, driver_autocommits, from_driver, one_line, server_url_problem
 
 NAME = "postgresql"
 DEFAULT_PORT = 5432
+LOCK_KIND, LOCK_REASON = "pg_advisory_lock", SERVER_LOCK
 DDL_COMMITS = False
 DRIVER_HINT = "Install the extra: pip install 'alembic-job[postgresql]'."
 
@@ -46,7 +47,7 @@ _MESSAGES: tuple[tuple[str, type[RunnerError]], ...] = (
     (r"certificate verify failed|root certificate file .* does not exist", PermissionDenied),
     (r"server certificate for .* does not match|could not read (?:root )?certificate", PermissionDenied),
     (r"session is read-only|hot standby mode|server is not in", DatabaseReadOnly),
-    (r"invalid (?:\w+ value|connection option|integer value|port number|URI)", ConfigInvalid),
+    (r"bad value for|invalid (?:\w+ value|connection option|integer value|port number|URI)", ConfigInvalid),
 )
 _STATES: tuple[tuple[str, type[RunnerError]], ...] = (
     ("28", LoginRefused),
@@ -63,7 +64,21 @@ _LOST = re.compile(
     r"|terminating connection|SSL connection has been closed|consuming input failed|connection was closed"
 )
 _KEEP_ALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+_IDLE, _IN_ERROR = 0, 3  # PQTRANS_IDLE, PQTRANS_INERROR
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"alembic-job").digest()[:8], "big", signed=True)
+
+
+url_problem = server_url_problem
+
+
+def place(url: URL) -> str:
+    """Host and port."""
+    return f"{url.host or 'localhost'}:{url.port or DEFAULT_PORT}"
+
+
+def is_there(url: URL) -> bool:
+    """A server is asked."""
+    return True
 
 
 def connect(url: URL, timeout_s: float) -> Any:
@@ -103,8 +118,9 @@ def connect(url: URL, timeout_s: float) -> Any:
 
 def classify(error: BaseException) -> Refusal | None:
     """By SQLSTATE, of whatever driver; without one, by the message."""
-    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    text = one_line(error)
+    if not from_driver(error):
+        return None
+    code, text = code_of(error), one_line(error)
     if code:
         kind = next((kind for prefix, kind in _STATES if code.startswith(prefix)), None)
         if kind is None:
@@ -115,8 +131,11 @@ def classify(error: BaseException) -> Refusal | None:
     if kind is not None:
         return Refusal(kind, None, text, kind is DatabaseReadOnly)
     if _LOST.search(text):
-        return Refusal(DatabaseUnreachable, None, text, transient=True, connection_lost=True)
-    if re.search(r"connection (?:to server )?.*failed|could not (?:connect|translate)|timeout expired", text):
+        return Refusal(DatabaseUnreachable, None, text, transient=True, connection_lost=True, unanswered=True)
+    if re.search(
+        r"connection (?:to server )?.*failed|could not (?:connect|translate)|failed to resolve host|timeout expired",
+        text,
+    ):
         return Refusal(DatabaseUnreachable, None, text, transient=True)
     return None
 
@@ -159,7 +178,8 @@ def has_tables(connection: Any, besides: VersionTable) -> bool:
     """Whether there is a table outside the system's schemas."""
     rows = _query(
         connection,
-        "SELECT tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')",
+        # What begins with pg_ is the system's, and other sessions' temporary tables.
+        "SELECT tablename FROM pg_tables WHERE schemaname !~ '^pg_' AND schemaname <> 'information_schema'",
     )
     return any(row[0] != besides.name for row in rows)
 
@@ -180,14 +200,32 @@ def try_lock(connection: Any, name: str) -> Callable[[], None] | None:
     return release
 
 
-autocommits = driver_autocommits
+def code_of(error: BaseException) -> str | None:
+    """The SQLSTATE, which psycopg2 calls pgcode."""
+    return (getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)) if from_driver(error) else None
 
 
-def commits_before(kind: str, code: str | None) -> bool:
-    """No statement commits what came before it."""
-    return False
+def after(kind: str, connection: Any, *, gives_rows: bool) -> Ending:
+    """As libpq says; of other drivers, by the statement."""
+    if kind == "rollback":
+        return "rollback"
+    status = _transaction_status(connection)
+    if status is not None:
+        return "commit" if status == _IDLE else None
+    return "commit" if kind == "commit" or driver_autocommits(connection) else None
 
 
-def commits_after(kind: str, connection: Any) -> bool:
-    """Only in an autocommit block, or after COMMIT."""
-    return kind == "commit" or driver_autocommits(connection)
+def after_failure(kind: str, connection: Any, code: str | None) -> Ending:
+    """No statement commits what came before it, and one that fails leaves the transaction open, to be rolled back."""
+    return None
+
+
+def aborted(connection: Any) -> bool:
+    """After a failed statement, COMMIT rolls back and says nothing."""
+    return _transaction_status(connection) == _IN_ERROR
+
+
+def _transaction_status(connection: Any) -> int | None:
+    """PQtransactionStatus, from psycopg and psycopg2."""
+    status = getattr(getattr(connection, "info", None), "transaction_status", None)
+    return None if status is None else int(status)

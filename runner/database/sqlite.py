@@ -12,10 +12,10 @@ from typing import Any
 from ..errors import ConfigInvalid, DatabaseMissing, DatabaseUnreachable, PermissionDenied, RunnerError
 from ..model import VersionTable
 from ..url import URL
-from .dialect import Refusal, driver_autocommits, one_line
+from .dialect import Ending, Refusal, driver_autocommits, from_driver, one_line
 
 NAME = "sqlite"
-DEFAULT_PORT = None
+LOCK_KIND, LOCK_REASON = "flock", "a lock file beside the database"
 DDL_COMMITS = True
 DRIVER_HINT = "Use a Python with the sqlite3 module."
 
@@ -34,6 +34,23 @@ def path_of(url: URL) -> Path:
     return Path((url.database or "").removeprefix("file:"))
 
 
+def url_problem(url: URL) -> tuple[str, str] | None:
+    """What is in memory is gone after the run."""
+    if url.database in (None, "", ":memory:"):
+        return "an in-memory SQLite database ends with the run", "Name a file: sqlite:////data/app.db."
+    return None
+
+
+def place(url: URL) -> str:
+    """The file."""
+    return url.masked()
+
+
+def is_there(url: URL) -> bool:
+    """A file that does not exist is an empty database."""
+    return path_of(url).exists()
+
+
 def connect(url: URL, timeout_s: float) -> Any:
     """A file that does not exist is an empty database, and looking at it does not create it."""
     path = path_of(url)
@@ -47,10 +64,12 @@ def connect(url: URL, timeout_s: float) -> Any:
 
 def classify(error: BaseException) -> Refusal | None:
     """By message: sqlite3 gives error names only since Python 3.11."""
+    if not from_driver(error):
+        return None
     text = one_line(error)
     for words, kind, transient in _MESSAGES:
         if words in text:
-            return Refusal(kind, getattr(error, "sqlite_errorname", None), text, transient)
+            return Refusal(kind, code_of(error), text, transient)
     return None
 
 
@@ -104,16 +123,28 @@ def try_lock(connection: Any, name: str) -> Callable[[], None] | None:
     return release
 
 
-def autocommits(connection: Any) -> bool:
-    """Whether no transaction is open after a statement."""
-    return not getattr(connection, "in_transaction", not driver_autocommits(connection))
+def code_of(error: BaseException) -> str | None:
+    """The name of the error; Python tells it since 3.11."""
+    return getattr(error, "sqlite_errorname", None)
 
 
-def commits_before(kind: str, code: str | None) -> bool:
-    """No statement commits what came before it."""
+def after(kind: str, connection: Any, *, gives_rows: bool) -> Ending:
+    """sqlite3 opens a transaction before DML, not before DDL; so ask."""
+    if kind == "rollback":
+        return "rollback"
+    return None if _in_transaction(connection) else "commit"
+
+
+def after_failure(kind: str, connection: Any, code: str | None) -> Ending:
+    """Some failures (a full disk, ON CONFLICT ROLLBACK) end the transaction."""
+    return None if _in_transaction(connection) else "rollback"
+
+
+def aborted(connection: Any) -> bool:
+    """There is no such state."""
     return False
 
 
-def commits_after(kind: str, connection: Any) -> bool:
-    """sqlite3 opens a transaction before DML, not before DDL; so ask."""
-    return autocommits(connection)
+def _in_transaction(connection: Any) -> bool:
+    own = getattr(connection, "driver_connection", connection)  # aiosqlite's, below SQLAlchemy's adapter
+    return bool(getattr(own, "in_transaction", not driver_autocommits(connection)))

@@ -24,9 +24,7 @@ command.upgrade(config, target)
 """
 
 
-def upgrade(
-    database: Database, ini: Path, scripts: Path, target: str = "heads"
-) -> subprocess.CompletedProcess[str]:
+def upgrade(database: Database, ini: Path, scripts: Path, target: str = "heads") -> subprocess.CompletedProcess[str]:
     """Do what ``alembic upgrade`` does; the caller checks the exit status."""
     return subprocess.run(
         [sys.executable, "-c", _UPGRADE, database.url, str(ini), str(scripts), target],
@@ -44,8 +42,7 @@ def schema(database: Database) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for table in inspector.get_table_names():
         columns = [
-            {**column, "type": column["type"].compile(engine.dialect)}
-            for column in inspector.get_columns(table)
+            {**column, "type": column["type"].compile(engine.dialect)} for column in inspector.get_columns(table)
         ]
         tables[table] = {
             "columns": columns,

@@ -61,9 +61,7 @@ def test_the_second_run_does_nothing_and_takes_no_lock(bookshop: Bookshop) -> No
     assert not again.of("revision_started")
 
 
-def test_plan_changes_nothing_and_names_what_upgrade_does_in_that_order(
-    bookshop: Bookshop, database: Database
-) -> None:
+def test_plan_changes_nothing_and_names_what_upgrade_does_in_that_order(bookshop: Bookshop, database: Database) -> None:
     plan = bookshop("plan")
     assert plan.exit_code == 0
     assert database.tables() == set()
@@ -74,9 +72,7 @@ def test_plan_changes_nothing_and_names_what_upgrade_does_in_that_order(
     assert upgrade.finished["applied"] == planned
 
 
-def test_downgrade_to_base_leaves_no_table_and_the_way_up_open(
-    bookshop: Bookshop, database: Database
-) -> None:
+def test_downgrade_to_base_leaves_no_table_and_the_way_up_open(bookshop: Bookshop, database: Database) -> None:
     up = bookshop("upgrade")
     down = bookshop("downgrade", "base", "--yes")
     assert (down.exit_code, down.finished["outcome"]) == (0, "downgraded")
@@ -135,8 +131,7 @@ def test_books_that_were_there_before_get_their_slugs(bookshop: Bookshop, databa
     database.execute(
         "INSERT INTO authors (id, name) VALUES (1, 'Astrid Lindgren')",
         *(  # on both sides of a batch of 5,000, and one whose batch comes after an empty one
-            "INSERT INTO books (id, author_id, isbn, title, price)"
-            f" VALUES ({id}, 1, '{id}', 'Pippi Goes On Board', 9)"
+            f"INSERT INTO books (id, author_id, isbn, title, price) VALUES ({id}, 1, '{id}', 'Pippi Goes On Board', 9)"
             for id in (1, 5000, 5001, 15001)
         ),
     )

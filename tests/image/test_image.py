@@ -42,9 +42,7 @@ def docker(*arguments: str | Path, text: str | None = None, check: bool = True) 
     """Run a docker command, and return what it printed."""
     command = [DOCKER, *map(str, arguments)]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=300)
-    assert not check or done.returncode == 0, (
-        f"{command} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
-    )
+    assert not check or done.returncode == 0, f"{command} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout.strip()
 
 
@@ -154,9 +152,7 @@ def test_docker_stop_ends_a_wait_for_a_database_at_once(start):
 
 
 def test_docker_stop_lets_the_running_revision_finish_and_starts_no_other(start, bookshop, tmp_path):
-    slow = Revision(
-        "slow", upgrade='op.execute("SELECT SLEEP(4)"); op.execute("CREATE TABLE first (id INT)")'
-    )
+    slow = Revision("slow", upgrade='op.execute("SELECT SLEEP(4)"); op.execute("CREATE TABLE first (id INT)")')
     project = make_project(tmp_path, [slow, creates("second", "next", "slow")])
     container = start("upgrade", database=bookshop, project=project.path)
     container.job.wait_for("revision_started", revision="slow")
