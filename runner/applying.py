@@ -20,7 +20,7 @@ from .errors import (
     RunnerError,
     TargetNotReached,
 )
-from .events import Emit, TransactionRolledBack
+from .events import Emit, TransactionRolledBack, listed, numbered
 from .events import RevisionFailed as RevisionFailedEvent
 from .history import History, located
 from .model import VersionTable
@@ -28,6 +28,7 @@ from .recording import Flight, Recording, Statement
 from .seam import run_env
 from .stopping import Stop
 
+Rows = tuple[str, ...]
 StepsFrom = Callable[[History, tuple[str, ...]], Sequence[MigrationStep]]
 _READ_BACK_S = 15.0
 
@@ -41,7 +42,7 @@ def apply(
     target: str,
     stop: Stop,
     emit: Emit,
-    read_back: Callable[[], tuple[str, ...] | None],
+    read_back: Callable[[], Rows | RunnerError],
 ) -> tuple[str, ...]:
     """Run the steps through ``env.py``; the version rows that the database holds afterwards.
 
@@ -68,31 +69,29 @@ def apply(
         ended = run_env(config, history, steps, destination_rev=target)
     finally:
         recording.detach()
-    rows = read_back()
+    back = read_back()
+    rows = None if isinstance(back, RunnerError) else back
     _settle(recording, rows)
     flight, left = recording.flight, [f for f in recording.uncommitted if f.durable]
     undone = [f.id for f in recording.uncommitted if not f.durable]
     if flight:
         raise _failure(recording, flight, ended.error, undone, rows, emit)
-    if recording.uncommitted and rows is None:
-        lost = ", ".join(f.id for f in recording.uncommitted)
-        raise DatabaseUnreachable(
-            f"The connection was lost while {lost} was being committed; the database does not answer.",
-            hint="Run again when it does: the run looks first and continues from what is there.",
-        )
+    if recording.uncommitted and isinstance(back, RunnerError):
+        lost = listed([f.id for f in recording.uncommitted])
+        raise _unread(f"Whether {lost} was committed could not be read back", back)
     partial = [_without_version(recording, f, undone, emit) for f in left]
     if undone:
         emit(TransactionRolledBack(revisions=undone))
     if partial:
         raise partial[0]
     ended.raise_if_failed(recording.dialect)
-    if rows is None:
-        raise DatabaseUnreachable("The database does not answer any more, so the result could not be read back.")
-    return rows
+    if isinstance(back, RunnerError):
+        raise _unread("The version could not be read back", back)
+    return back
 
 
-def read_back(database: Database, table: VersionTable) -> tuple[str, ...] | None:
-    """The committed version rows on a new connection; None when the server does not answer for a while."""
+def read_back(database: Database, table: VersionTable) -> Rows | RunnerError:
+    """The committed version rows on a new connection; why not, when the server does not tell for a while."""
     deadline = time.monotonic() + _READ_BACK_S
     while True:
         try:
@@ -100,8 +99,13 @@ def read_back(database: Database, table: VersionTable) -> tuple[str, ...] | None
                 return session.versions(table)
         except RunnerError as error:
             if not error.exit_code.retryable or time.monotonic() > deadline:
-                return None
+                return error
             time.sleep(0.5)
+
+
+def _unread(what: str, why: RunnerError) -> RunnerError:
+    hint = "Run again when it can be: the run looks first and goes on from what is there."
+    return type(why)(f"{what}: {why}", hint=hint, code=why.code)
 
 
 def _settle(recording: Recording, rows: tuple[str, ...] | None) -> None:
@@ -134,7 +138,7 @@ def _failure(
     unknown = flight.doubtful or (rows is None and dialect.DDL_COMMITS and bool(flight.changed))
     error: RunnerError | Interrupted
     if flight.durable or unknown:
-        left = f"statements {', '.join(str(s.number) for s in flight.durable)}" if flight.durable else "an unknown part"
+        left = _numbers(flight) or "an unknown part"
         doubt = ", and perhaps the last one" if flight.durable and unknown else ""
         said += f" In the database of it: {left}{doubt}."
         error = RevisionPartial(said, code=code, revision=flight.id)
@@ -165,9 +169,8 @@ def _without_version(
 ) -> RevisionPartial:
     """A revision that ran to its end, whose version row was rolled back, and whose DDL was not."""
     what = "its version row was rolled back, while some of its statements had been committed"
-    numbers = ", ".join(str(s.number) for s in flight.durable)
     error = RevisionPartial(
-        f"{cause} Revision {flight.id} was executed, and {what}: {numbers}.".lstrip(), revision=flight.id
+        f"{cause} Revision {flight.id} was executed, and {what}: {_numbers(flight)}.".lstrip(), revision=flight.id
     )
     emit(
         RevisionFailedEvent(
@@ -223,6 +226,10 @@ def _described(cause: BaseException | None, refusal: Refusal | None) -> str:
         text = orig.args[1] if len(orig.args) > 1 and isinstance(orig.args[0], int) else orig
         return " ".join(str(text).split()).rstrip(".")
     return located(cause) if cause is not None else "it did not complete"
+
+
+def _numbers(flight: Flight) -> str:
+    return numbered([s.number for s in flight.durable if s.number])
 
 
 def _at(statement: Statement | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -24,6 +23,8 @@ from .worker import Channel, failure
 
 _DESCRIPTION = "Brings a database to a target Alembic revision, and says what happened in JSON lines and an exit code."
 _TARGET_HELP = "revision, head, heads, rev+N, +N, branch@head; several are separated by spaces"
+
+_STDOUT = 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,6 +94,9 @@ def _help(field: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run one command. Returns the exit code; ``--help`` and ``--version`` exit by themselves."""
     run_id = os.urandom(8).hex()
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004  a pipe must not get the number of stdout
+        pass
+    os.close(descriptor)
     try:
         options = parser().parse_args(list(arguments))
         given = {
@@ -106,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = loaded.settings
     masker = Masker(values=settings.log_sql != "full")
     style = style_for(settings.log_format, settings.log_level, settings.log_fields)
-    report = Report(style, masker, run_id, sys.stdout.fileno(), env.termination_log(os.environ, settings))
+    report = Report(style, masker, run_id, _STDOUT, env.termination_log(os.environ, settings))
 
     def work(channel: Channel, stop: Stop) -> dict[str, Any]:
         job = Job(loaded, channel, stop)
@@ -115,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         except BaseException as error:
             if settings.log_level == "debug" and not isinstance(error, SystemExit):
                 _show_traceback(error)
-            return {**failure(error), "to": list(job.rows)}
+            return failure(error)
 
     return screen.run(work, report, masker)
 
@@ -183,7 +187,7 @@ def _effective_url(job: Job) -> env.Found | None:
 def _refuse(error: SettingsInvalid, run_id: str) -> int:
     """Settings are wrong, so there is no run: two lines, in the best format that the environment tells."""
     style = style_for(*env.log_settings(os.environ))
-    report = Report(style, Masker(), run_id, sys.stdout.fileno(), env.termination_log(os.environ))
+    report = Report(style, Masker(), run_id, _STDOUT, env.termination_log(os.environ))
     invalid = SettingsInvalidEvent(problems=_problems(error.problems))
     finished = RunFinished(
         outcome="failed",

@@ -100,7 +100,7 @@ class DatabaseUnreachable(RunnerError):
     """No answer within the wait, or the connection was lost with nothing in flight."""
 
     exit_code = ExitCode.DATABASE_UNREACHABLE
-    hint = "Check that host and port are right and the server is up; ALEMBIC_JOB_WAIT_TIMEOUT sets how long to wait."
+    hint = "Check that the server is up and has room, and host and port; ALEMBIC_JOB_WAIT_TIMEOUT is how long to wait."
 
 
 class LoginRefused(RunnerError):
@@ -127,7 +127,7 @@ class PermissionDenied(RunnerError):
     """Logged in, but not allowed; or host or TLS refused."""
 
     exit_code = ExitCode.PERMISSION_DENIED
-    hint = "Grant the migrating user what the message names, or use a user that has it."
+    hint = "Grant the migrating user what the message names, or correct the user or the database in the URL."
 
 
 class DatabaseReadOnly(RunnerError):

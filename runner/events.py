@@ -197,7 +197,7 @@ class PlanReady(Event):
     def message(self) -> str:
         at = f"The database is at {listed(self.current)}"
         if not self.count:
-            return f"{at}; nothing to do."
+            return f"{at}; nothing to run."
         steps = listed([p["revision"] for p in self.pending])
         return f"{at}; {counted(self.count)} to run: {steps}."
 
@@ -336,7 +336,8 @@ class RevisionFailed(Event):
     def message(self) -> str:
         where = f" at statement {self.statement_number}" if self.statement_number else ""
         remains = numbered([s["statement_number"] for s in self.durable_statements])
-        left = f"In the database of it: {remains}." if remains else "Nothing of it remains."
+        nothing = "Nothing of it remains." if self.revision in self.rolled_back else "What remains of it is not known."
+        left = f"In the database of it: {remains}." if remains else nothing
         return f"{self.revision} failed{where}: {self.error}. {left}"
 
 

@@ -24,15 +24,16 @@ def upgrade(job: Job, targets: tuple[str, ...]) -> Result:
     goal = history.resolve(targets, current)
     plan = project.report_plan(current, goal, history.upgrade_steps(goal, current))
     if plan.arrived and history.holds(project.rows, goal):  # the common deploy: nothing to do, no lock taken
-        return Result("up_to_date", project.rows)
+        return Result("up_to_date")
 
     with project.my_turn(arrived=lambda rows: history.holds(rows, goal)) as session:
         if session is None:  # another run did the work while we waited
-            return Result("up_to_date", project.read())
+            project.read()
+            return Result("up_to_date")
         project.run(session, lambda here, heads: here.upgrade_steps(goal, heads), targets)
     if not history.holds(project.rows, goal):  # read back, not assumed
         raise project.not_reached(goal)
-    return Result("upgraded", project.rows)
+    return Result("upgraded")
 
 
 def downgrade(job: Job, target: str, *, sure: bool) -> Result:
@@ -51,7 +52,7 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
     goal = history.resolve_downgrade(target, current)
     project.report_plan(current, goal, steps)
     if not steps:
-        return Result("up_to_date", project.rows)
+        return Result("up_to_date")
 
     with project.my_turn(arrived=lambda rows: set(rows) != set(current)) as session:
         if session is None:  # and a relative target would mean something else by now
@@ -62,7 +63,7 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
         recording = project.run(session, lambda here, heads: here.downgrade_steps(target, heads), (target,))
     if not recording.executed or recording.executed[-1].heads != frozenset(project.rows):
         raise project.not_reached(goal)
-    return Result("downgraded", project.rows)
+    return Result("downgraded")
 
 
 def stamp(job: Job, targets: tuple[str, ...]) -> Result:
@@ -81,7 +82,7 @@ def stamp(job: Job, targets: tuple[str, ...]) -> Result:
         project.run(session, lambda here, heads: here.stamp_steps(goal or ("base",), heads), targets)
     if not (history.holds(project.rows, goal) if goal else not project.rows):
         raise project.not_reached(goal)
-    return Result("stamped", project.rows)
+    return Result("stamped")
 
 
 def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
@@ -102,7 +103,7 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
             next_report_s = waited_s + heartbeat_s
             project.report_plan(project.rows, goal, history.upgrade_steps(goal, project.rows))
         if there:
-            return Result("ready", project.rows)
+            return Result("ready")
         if waited_s >= limit_s:
             at, missing = listed(project.rows), listed(goal)
             raise TargetTimeout(f"After {waited_s:.0f} s the database is at {at} and does not hold {missing} yet.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -22,15 +23,14 @@ from .worker import Channel
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended well: its outcome, and the version rows at the end."""
+    """How a command ended well."""
 
     outcome: str
-    to: tuple[str, ...] = ()
     exit_code: ExitCode = ExitCode.OK
 
     def fields(self) -> dict[str, Any]:
         """For ``run_finished``."""
-        return {"outcome": self.outcome, "to": list(self.to), "exit_code": int(self.exit_code)}
+        return {"outcome": self.outcome, "exit_code": int(self.exit_code)}
 
 
 class Job:
@@ -42,7 +42,17 @@ class Job:
         self.channel = channel
         self.emit: Emit = channel.emit
         self.stop = stop
-        self.rows: tuple[str, ...] = ()  # of the version table, as read last
+        self._rows: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The version rows, as the runner's own connection read them last."""
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: Iterable[str]) -> None:
+        self._rows = tuple(sorted(rows))
+        self.channel.saw(self._rows)  # so the last line can tell them whatever becomes of this process
 
     def announce(self, command: str, target: tuple[str, ...], *, needs_url: bool) -> None:
         """The first line. It has the database only where the URL can be read."""

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from alembic.runtime.migration import MigrationContext, MigrationStep
 
 from . import seam
-from .errors import ExitCode
+from .errors import ConfigInvalid, ExitCode
 from .events import SqlPlanned
-from .history import History
+from .history import History, located
 from .job import Job, Result
 from .project import Project, as_listed
 
@@ -41,7 +41,7 @@ def _planned(project: Project, targets: tuple[str, ...], current: tuple[str, ...
     known = not history.known(current)[1]
     goal = history.resolve(targets, current) if known else ()
     made = project.report_plan(current, goal, history.upgrade_steps(goal, current))
-    return Result("reported", project.rows, ExitCode.PENDING if exit_code and made.pending else ExitCode.OK)
+    return Result("reported", ExitCode.PENDING if exit_code and made.pending else ExitCode.OK)
 
 
 def current(job: Job) -> Result:
@@ -87,17 +87,29 @@ def plan_sql(job: Job, targets: tuple[str, ...], start: str | None) -> Result:
         buffer.seek(0)
         buffer.truncate()
 
+    writing: str | None = None
+
     def steps(heads: tuple[str, ...], context: MigrationContext) -> Iterator[MigrationStep]:
+        nonlocal writing
         assert context.script is not None
         for step in History(context.script).upgrade_steps(goal, heads):
             say(None)
+            writing = step.revision.revision
             yield step
-            say(step.revision.revision)
+            say(writing)
+            writing = None
 
     if project.history.upgrade_steps(goal, at):
-        seam.offline_sql(config, project.history, steps, starting=at, target=goal, dialect=job.database.dialect)
+        ended = seam.offline_sql(config, project.history, steps, starting=at, target=goal)
+        if writing and ended.error:
+            raise ConfigInvalid(
+                f"Revision {writing} cannot be written as SQL: {located(ended.error)}.",
+                hint="It needs a database to look at, so it has to be run: alembic-job upgrade.",
+                revision=writing,
+            ) from ended.error
+        ended.raise_if_failed(job.database.dialect)
         say(None)
-    return Result("reported", project.rows)
+    return Result("reported")
 
 
 def pieces(sql: str) -> Sequence[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from alembic.config import Config
 from alembic.runtime.migration import RevisionStep
 
 from . import seam
-from .applying import StepsFrom, apply, read_back
+from .applying import Rows, StepsFrom, apply, read_back
 from .database import Session
-from .errors import TargetNotReached
+from .errors import RunnerError, TargetNotReached
 from .events import PendingFields, PlanReady, RevisionListed, listed
 from .history import History, load_config
 from .job import Job
@@ -118,6 +118,7 @@ class Project:
             self.table,
             log_sql=job.settings.log_sql,
             statement_sent=job.channel.statement_sent,
+            saw=self._saw,
             emit=job.emit,
         )
         apply(
@@ -132,10 +133,14 @@ class Project:
         )
         return recording
 
-    def _read_back(self) -> tuple[str, ...] | None:
+    def _read_back(self) -> Rows | RunnerError:
         rows = read_back(self.job.database, self.table)
-        self.job.rows = self.job.rows if rows is None else rows
+        if not isinstance(rows, RunnerError):
+            self._saw(rows)
         return rows
+
+    def _saw(self, rows: Iterable[str]) -> None:
+        self.job.rows = tuple(rows)
 
     def not_reached(self, goal: Sequence[str]) -> TargetNotReached:
         """The error for an ``env.py`` that ended well without leading to the goal."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -95,6 +95,7 @@ class Recording:
         *,
         log_sql: Literal["masked", "full", "off"],
         statement_sent: Callable[[], None],
+        saw: Callable[[Iterable[str]], None],
         emit: Emit,
     ) -> None:
         self.executed: list[Flight] = []
@@ -105,6 +106,7 @@ class Recording:
         self._table = table
         self._log_sql = log_sql
         self._statement_sent = statement_sent
+        self._saw = saw
         self._emit = emit
         self._inside = False
         self._sent_for: Flight | None = None
@@ -213,6 +215,7 @@ class Recording:
             if rows == self.executed[index - 1].heads:
                 newly = [flight.id for flight in self.executed[self.committed : index]]
                 self.committed = index
+                self._saw(self.executed[index - 1].heads or ())
                 self._emit(TransactionCommitted(revisions=newly))
                 return
 

@@ -43,7 +43,6 @@ def run(work: Work, report: Report, masker: Masker) -> int:
     """Fork, let the child do the work, report everything, and return the exit code."""
     mark = b"\x1e" + os.urandom(12).hex().encode() + b"\x1e"
     out, err, control = os.pipe(), os.pipe(), os.pipe()
-    sys.stdout.flush()
     # Blocked until both sides have their handlers: a signal in between must be neither lost nor deadly.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     calm = mmap.mmap(-1, 1)
@@ -195,6 +194,7 @@ class Screen:
         # What the messages told so far:
         self._result: dict[str, Any] | None = None
         self._from: list[str] = []
+        self._to: list[str] = []
         self._applied: list[str] = []
         self._flight: str | None = None
         self._applying = False
@@ -286,6 +286,8 @@ class Screen:
     def _take(self, message: dict[str, Any]) -> None:
         if "secret" in message:
             self._masker.add(message["secret"])
+        elif "rows" in message:
+            self._to = message["rows"]
         elif "sent" in message:
             self._sent = True
         elif "result" in message:
@@ -346,7 +348,7 @@ class Screen:
             exit_name=code.title,
             retryable=code.retryable,
             from_=self._from,
-            to=list(result.get("to") or ()),
+            to=self._to,
             applied=self._applied,
             count=len(self._applied),
             duration_s=round(time.monotonic() - self._started, 3),

@@ -118,21 +118,15 @@ def look(
 
 
 def offline_sql(
-    config: Config,
-    history: History,
-    steps: Steps,
-    *,
-    starting: tuple[str, ...],
-    target: tuple[str, ...],
-    dialect: Dialect,
-) -> None:
+    config: Config, history: History, steps: Steps, *, starting: tuple[str, ...], target: tuple[str, ...]
+) -> Ended:
     """Run ``env.py`` in Alembic's offline mode; what it writes goes to ``config.output_buffer``."""
     ended = run_env(
         config, history, steps, as_sql=True, starting_rev=starting or None, destination_rev=" ".join(target)
     )
-    ended.raise_if_failed(dialect)
-    if not ended.reached:
+    if not ended.reached and ended.error is None:
         raise TargetNotReached("env.py ended without running any migrations in offline mode.")
+    return ended
 
 
 def _rendered(context: MigrationContext) -> str:

@@ -45,6 +45,10 @@ class Channel:
         """From now on the parent hides this text."""
         self._send({"secret": secret})
 
+    def saw(self, rows: tuple[str, ...]) -> None:
+        """The version rows, as another connection than the migrating one sees them."""
+        self._send({"rows": rows})
+
     def statement_sent(self) -> None:
         """A statement that may last whatever happens is about to be sent."""
         self._send({"sent": True})

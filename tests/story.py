@@ -38,6 +38,10 @@ class Story:
     def add_secret(self, secret: str) -> None:
         """Nothing is shown, so nothing is hidden."""
 
+    def saw(self, rows: tuple[str, ...]) -> None:
+        """Remember the version rows that the last line would tell."""
+        self.rows = rows
+
     def statement_sent(self) -> None:
         """Remember what the screen would assume if this process died now."""
         self.sent = True

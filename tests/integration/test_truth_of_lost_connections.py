@@ -52,7 +52,10 @@ for (one,) in op.get_bind().execute(sa.text(others)).fetchall():
     op.execute(f"KILL {one}")
 """,
     "postgresql": """
-op.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'alembic-job'")
+op.execute(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE application_name = 'alembic-job' AND usename = current_user"
+)
 """,
 }
 LOST_AT_COMMIT = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import sqlalchemy
 from hypothesis import example, given
@@ -49,7 +51,8 @@ def parts(url: URL) -> tuple[object, ...]:
 
 def misread(text: str) -> bool:
     """SQLAlchemy 1.4 takes ``?query`` for a part of the host or the port where no database comes before it."""
-    before, mark, _ = text.partition("://")[2].partition("?")
+    place = re.sub(r"^[^:/]*(?::[^@]*)?@", "", text.partition("://")[2])
+    before, mark, _ = place.partition("?")
     return VERSION < (2, 0) and bool(mark) and "/" not in before
 
 
