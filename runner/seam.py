@@ -161,7 +161,7 @@ def translated(error: BaseException, dialect: Dialect) -> RunnerError:
     return ConfigInvalid(f"env.py failed outside of any revision: {located(error)}.", hint=_LOOK_THERE)
 
 
-_LOOK_THERE = "Correct env.py; no revision was run. ALEMBIC_JOB_LOG_LEVEL=debug shows the whole traceback."
+_LOOK_THERE = "Correct env.py; 'applied' lists what was run. ALEMBIC_JOB_LOG_LEVEL=debug shows the whole traceback."
 _DRIVERS = {
     "psycopg2": "psycopg2-binary",
     "psycopg": "'psycopg[binary]'",

@@ -383,7 +383,7 @@ def test_what_a_hidden_failure_leaves_in_the_database_decides_the_exit_code(
         refused(result, 45, "target_not_reached", "r1", "no_such_table")
         assert database.tables() == set()
     else:
-        refused(result, 41, "revision_partial", "r1", "no_such_table", "statements 1")
+        refused(result, 41, "revision_partial", "r1", "no_such_table", "statement 1")
         assert "half" in database.tables()
         durable = result.one("revision_failed")["durable_statements"]
         assert [statement["statement_number"] for statement in durable] == [1]
