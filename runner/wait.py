@@ -60,7 +60,7 @@ def wait_for_login(database: Database, patience: Patience, *, writable: bool, st
 
     retrying = Retrying(
         retry=retry_if_exception(may_pass),
-        wait=lambda state: min(full_jitter(state), left()),
+        wait=lambda retry_state: min(full_jitter(retry_state), left()),  # tenacity 8.0 passes it by this name
         stop=stop_after_delay(max(patience.wait_s, patience.refused_s)),
         before_sleep=report,
         sleep=stop.sleep,
