@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ from runner.model import VersionTable
 from tests import servers
 from tests.databases import DRIVERS, PASSWORD
 from tests.servers import PrivateServer
+
+PYMYSQL = tuple(int(part) for part in version("pymysql").split(".")[:2])
 
 ENV_DRIVER = DRIVERS["postgresql"]
 
@@ -375,7 +378,8 @@ def test_postgresql_ends_a_session(postgresql: PrivateServer) -> None:
     with pytest.raises(Exception) as caught:
         session.connection.execute("SELECT pg_sleep(5)")
     found = runner.refusal(caught.value)
-    assert (found.error, found.code, found.connection_lost) == (DatabaseUnreachable, "57P01", True)
+    assert (found.error, found.connection_lost) == (DatabaseUnreachable, True)
+    assert found.code in ("57P01", None)  # before psycopg 3.2 there is only the message
     with pytest.raises(Exception) as caught:
         session.versions(VersionTable())
     found = runner.refusal(caught.value)
@@ -435,7 +439,7 @@ def tls(certificate: Path) -> Iterator[PrivateServer]:
 @pytest.mark.parametrize(
     ("options", "encrypted"),
     [
-        ("", True),  # preferred, where the server offers it
+        ("", PYMYSQL >= (1, 2)),  # since then preferred, where offered
         ("ssl_ca={ca}", True),
         ("ssl_ca={ca}&ssl_verify_cert=true", True),
         ("ssl_mode=VERIFY_CA&ssl_ca={ca}", True),

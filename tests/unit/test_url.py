@@ -50,10 +50,14 @@ def parts(url: URL) -> tuple[object, ...]:
 
 
 def misread(text: str) -> bool:
-    """SQLAlchemy 1.4 takes ``?query`` for a part of the host or the port where no database comes before it."""
+    """Where SQLAlchemy 1.4 reads something else.
+
+    It takes ``?query`` for a part of the host or the port where no database comes before it, and lets a
+    password have an "@" that is not encoded, which all later versions refuse.
+    """
     place = re.sub(r"^[^:/]*(?::[^@]*)?@", "", text.partition("://")[2])
     before, mark, _ = place.partition("?")
-    return VERSION < (2, 0) and bool(mark) and "/" not in before
+    return VERSION < (2, 0) and ((bool(mark) and "/" not in before) or text.count("@") > 1)
 
 
 def parts_of_theirs(text: str) -> tuple[object, ...]:
