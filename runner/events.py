@@ -7,6 +7,7 @@ sentence for people. A field name has one type wherever it appears; a trailing u
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypedDict
@@ -38,16 +39,16 @@ class DurableStatement(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(ABC):
     """The base of all events."""
 
     name: ClassVar[str]
     level: ClassVar[Level] = "info"
 
     @property
+    @abstractmethod
     def message(self) -> str:
         """One sentence for people."""
-        raise NotImplementedError  # pragma: no cover
 
     def fields(self) -> dict[str, Any]:
         """The event's own fields, as they appear in a line."""

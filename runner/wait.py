@@ -41,7 +41,7 @@ def wait_for_login(database: Database, patience: Patience, *, writable: bool, st
         return database.refusal(error)
 
     def may_pass(error: BaseException) -> bool:
-        if not isinstance(error, Exception) or (isinstance(error, RunnerError) and not error.exit_code.retryable):
+        if not (isinstance(error, DatabaseReadOnly) or database.explains(error)):
             return False
         return refusal_of(error).transient or time.monotonic() - started < patience.refused_s
 
@@ -83,6 +83,8 @@ def wait_for_login(database: Database, patience: Patience, *, writable: bool, st
     except RunnerError:
         raise
     except Exception as error:
+        if not database.explains(error):
+            raise
         raise _final(database, refusal_of(error), attempts, time.monotonic() - started) from error
 
 

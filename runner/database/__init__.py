@@ -90,6 +90,11 @@ class Database:
             raise ConfigInvalid(
                 f"The driver for {url.dialect} is not installed: {error}.", hint=dialect.DRIVER_HINT
             ) from error
+        except UnicodeError as error:
+            raise ConfigInvalid(
+                "Host, user or password of the database URL has characters that cannot be sent to the server.",
+                hint="Correct the URL; PyMySQL sends a password as Latin-1.",
+            ) from error
         return Session(dialect, connection, url)
 
     @contextmanager
@@ -100,12 +105,16 @@ class Database:
             session = self.connect()
             yield session
         except Exception as error:
-            if not (from_driver(error) or isinstance(error, OSError)):
+            if not self.explains(error):
                 raise
             raise explained(self.refusal(error)) from error
         finally:
             if session:
                 session.close()
+
+    def explains(self, error: BaseException) -> bool:
+        """Whether this speaks of the database at all. What does not is a mistake of our own."""
+        return from_driver(error) or isinstance(error, OSError) or self.dialect.classify(error) is not None
 
     def refusal(self, error: BaseException) -> Refusal:
         """What an error of the runner's own connection means; what is not recognised is transient."""
