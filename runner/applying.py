@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
+from alembic.runtime.migration import MigrationStep, RevisionStep
 
-from .database import Database, Dialect, Refusal
+from .database import Dialect, Refusal
 from .errors import (
     DatabaseReadOnly,
     DatabaseUnreachable,
@@ -19,46 +17,53 @@ from .errors import (
     RevisionPartial,
     RunnerError,
     TargetNotReached,
+    WrongDatabase,
 )
 from .events import Emit, TransactionRolledBack, listed, numbered
 from .events import RevisionFailed as RevisionFailedEvent
+from .fence import Fence
 from .history import History, located
-from .model import VersionTable
+from .model import Rows
+from .place import Place
 from .recording import Flight, Recording, Statement
-from .seam import run_env
+from .seam import Environment, Reached
 from .stopping import Stop
 
-Rows = tuple[str, ...]
-StepsFrom = Callable[[History, tuple[str, ...]], Sequence[MigrationStep]]
-_READ_BACK_S = 15.0
+StepsFrom = Callable[[Place, History, Rows], Sequence[MigrationStep]]
 
 
 def apply(
-    config: Config,
-    history: History,
+    environment: Environment,
+    recordings: Mapping[Place, Recording],
     steps_from: StepsFrom,
-    recording: Recording,
+    fence: Fence,
     *,
     target: str,
     stop: Stop,
-    emit: Emit,
-    read_back: Callable[[], Rows | RunnerError],
-) -> tuple[str, ...]:
-    """Run the steps through ``env.py``; the version rows that the database holds afterwards.
+) -> None:
+    """Run the steps through ``env.py``, and read back what the databases hold afterwards.
 
     Raises what the contract calls it when a revision failed, env.py did, or a signal came.
     """
+    known = {place.seen.where: place for place in recordings if place.seen}
 
-    def steps(heads: tuple[str, ...], context: MigrationContext) -> Iterator[MigrationStep]:
-        assert context.script is not None
-        here = History(context.script)  # env.py may have changed where revisions come from
-        plan = steps_from(here, heads)
-        recording.attach(context)
+    def arriving(reached: Reached) -> None:
+        place = known.get(reached.where)
+        if place is None:
+            raise WrongDatabase(f"env.py connected to {reached.where.url} now, which it did not when it was looked at.")
+        fence.check(place, reached, ours=bool(recordings[place].uncommitted))
+
+    def steps(reached: Reached) -> Iterator[MigrationStep]:
+        place = known[reached.where]
+        recording, here = recordings[place], reached.history
+        plan = steps_from(place, here, reached.heads)
+        recording.attach(reached.context)
         for position, step in enumerate(plan, 1):
             stop.raise_if_requested()
-            if recording.session_lost:
+            if lost := [one for one in recordings.values() if one.session_lost]:
                 raise DatabaseUnreachable(
-                    "The runner's own connection, which holds the lock, was lost; stopped before the next revision."
+                    f"The runner's own connection to {lost[0].place.name}, which holds the lock, was lost;"
+                    " stopped before the next revision."
                 )
             if isinstance(step, RevisionStep):
                 recording.begin(here.describe(step.revision), step, position, len(plan))
@@ -66,41 +71,39 @@ def apply(
             recording.end()
 
     try:
-        ended = run_env(config, history, steps, destination_rev=target)
+        ended = environment.run(steps, arriving=arriving, destination_rev=target)
     finally:
-        recording.detach()
-    back = read_back()
+        for recording in recordings.values():
+            recording.detach()
+    backs = {place: place.read_back() for place in recordings}
+    failed = [_concluded(recordings[place], ended.error, back) for place, back in backs.items()]
+    for failure in failed:
+        if failure:
+            raise failure
+    ended.raise_if_failed()
+    for back in backs.values():
+        if isinstance(back, RunnerError):
+            raise _unread("The version could not be read back", back)
+
+
+def _concluded(
+    recording: Recording, ended_with: BaseException | None, back: Rows | RunnerError
+) -> BaseException | None:
+    """What became of the revisions of one database; None when all that was begun is there."""
+    emit = recording.emit
     rows = None if isinstance(back, RunnerError) else back
     _settle(recording, rows)
     flight, left = recording.flight, [f for f in recording.uncommitted if f.durable]
     undone = [f.id for f in recording.uncommitted if not f.durable]
     if flight:
-        raise _failure(recording, flight, ended.error, undone, rows, emit)
+        return _failure(recording, flight, ended_with, undone, rows, emit)
     if recording.uncommitted and isinstance(back, RunnerError):
         lost = listed([f.id for f in recording.uncommitted])
-        raise _unread(f"Whether {lost} was committed could not be read back", back)
+        return _unread(f"Whether {lost} was committed could not be read back", back)
     partial = [_without_version(recording, f, undone, emit) for f in left]
     if undone:
         emit(TransactionRolledBack(revisions=undone))
-    if partial:
-        raise partial[0]
-    ended.raise_if_failed(recording.dialect)
-    if isinstance(back, RunnerError):
-        raise _unread("The version could not be read back", back)
-    return back
-
-
-def read_back(database: Database, table: VersionTable) -> Rows | RunnerError:
-    """The committed version rows on a new connection; why not, when the server does not tell for a while."""
-    deadline = time.monotonic() + _READ_BACK_S
-    while True:
-        try:
-            with database.session() as session:
-                return session.versions(table)
-        except RunnerError as error:
-            if not error.exit_code.retryable or time.monotonic() > deadline:
-                return error
-            time.sleep(0.5)
+    return partial[0] if partial else None
 
 
 def _unread(what: str, why: RunnerError) -> RunnerError:

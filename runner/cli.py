@@ -130,19 +130,21 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     if command == "downgrade":
         targets = (options.down_to,)
     offline = command in ("heads", "history", "config")
-    job.announce(command, () if offline or command == "current" else targets, needs_url=not offline)
+    job.announce(command, () if offline or command == "current" else targets, connects=not offline)
     if job.loaded.doubts:
         job.emit(SettingsDoubtful(problems=_problems(job.loaded.doubts)))
     if command == "config":
         return _show_config(job, schema=options.schema)
-    if command == "wait" and options.wait_for == "connection":
-        job.wait_for_login(writable=False)
+    if command == "wait" and options.wait_for == "connection" and job.given():  # without importing Alembic
+        job.wait_for(job.database, writable=False)
         return Result("ready")
     from . import flow, looking  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
 
     known: dict[str, Callable[[], Result]] = {
         "upgrade": lambda: flow.upgrade(job, targets),
-        "wait": lambda: flow.wait_for_target(job, targets),
+        "wait": lambda: (
+            flow.wait_for_connection(job) if options.wait_for == "connection" else flow.wait_for_target(job, targets)
+        ),
         "downgrade": lambda: flow.downgrade(job, options.down_to, sure=options.yes),
         "stamp": lambda: flow.stamp(job, targets),
         "status": lambda: looking.status(job, targets, exit_code=options.exit_code),
@@ -179,7 +181,7 @@ def _show_config(job: Job, *, schema: bool) -> Result:
 
 def _effective_url(job: Job) -> env.Found | None:
     try:
-        return job.find_url()
+        return job.given() or job.configured()
     except ConfigInvalid:
         return None
 

@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     MULTIPLE_HEADS = 31
     TARGET_INVALID = 32
     HISTORY_INVALID = 33
+    WRONG_DATABASE = 35
     REVISION_FAILED = 40
     REVISION_PARTIAL = 41
     TARGET_NOT_REACHED = 45
@@ -177,6 +178,13 @@ class HistoryInvalid(RunnerError):
 
     exit_code = ExitCode.HISTORY_INVALID
     hint = "Correct down_revision or depends_on in the files named, and build the image again; nothing was changed."
+
+
+class WrongDatabase(RunnerError):
+    """``env.py`` connected to another database than the one that was given."""
+
+    exit_code = ExitCode.WRONG_DATABASE
+    hint = "Make env.py use sqlalchemy.url, or give alembic-job the URL that env.py uses; nothing was changed."
 
 
 class RevisionFailed(RunnerError):

@@ -44,6 +44,7 @@ class Event(ABC):
 
     name: ClassVar[str]
     level: ClassVar[Level] = "info"
+    section: str | None = None  # which database, where env.py migrates several
 
     @property
     @abstractmethod
@@ -52,7 +53,8 @@ class Event(ABC):
 
     def fields(self) -> dict[str, Any]:
         """The event's own fields, as they appear in a line."""
-        return {f.name.rstrip("_"): getattr(self, f.name) for f in dataclasses.fields(self)}
+        own = {f.name.rstrip("_"): getattr(self, f.name) for f in dataclasses.fields(self)}
+        return own if self.section else {name: value for name, value in own.items() if name != "section"}
 
 
 Emit = Callable[[Event], None]

@@ -14,25 +14,20 @@ _POLL_S = (1.0, 3.0)
 
 
 def upgrade(job: Job, targets: tuple[str, ...]) -> Result:
-    """Bring the database to the target, if it is not there yet."""
-    project = Project(job)
-    history = project.history
-    job.wait_for_login(writable=True)
+    """Bring the databases to the target, where they are not there yet."""
+    project = Project(job, writes=True)
+    project.wait_and_look(targets, creates=True)
+    plans = project.aim(targets)
+    if all(plan.arrived for plan in plans) and all(project.arrived(place, place.rows) for place in project.places):
+        return Result("up_to_date")  # the common deploy: nothing to do, no lock taken
 
-    current = project.look(targets, creates=True)
-    history.require_known(current)
-    goal = history.resolve(targets, current)
-    plan = project.report_plan(current, goal, history.upgrade_steps(goal, current))
-    if plan.arrived and history.holds(project.rows, goal):  # the common deploy: nothing to do, no lock taken
-        return Result("up_to_date")
-
-    with project.my_turn(arrived=lambda rows: history.holds(rows, goal)) as session:
-        if session is None:  # another run did the work while we waited
-            project.read()
+    with project.my_turn(project.arrived) as turn:
+        if turn is None:  # another run did the work while we waited
             return Result("up_to_date")
-        project.run(session, lambda here, heads: here.upgrade_steps(goal, heads), targets)
-    if not history.holds(project.rows, goal):  # read back, not assumed
-        raise project.not_reached(goal)
+        project.run(turn, lambda place, here, heads: here.upgrade_steps(place.goal, heads), targets)
+    for place in project.places:
+        if not project.arrived(place, place.rows):  # read back, not assumed
+            raise project.not_reached(place, place.goal)
     return Result("upgraded")
 
 
@@ -42,71 +37,78 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
         raise TargetInvalid(
             "A downgrade may destroy data, so it needs --yes.", hint=f"alembic-job downgrade {target} --yes"
         )
-    project = Project(job)
-    history = project.history
-    job.wait_for_login(writable=True)
-
-    current = project.look((target,))
-    history.require_known(current)
-    steps = history.downgrade_steps(target, current)
-    goal = history.resolve_downgrade(target, current)
-    project.report_plan(current, goal, steps)
+    project = Project(job, writes=True)
+    project.wait_and_look((target,))
+    place, history = project.place, project.history
+    history.require_known(place.current)
+    steps = history.downgrade_steps(target, place.current)
+    goal = history.resolve_downgrade(target, place.current)
+    project.report_plan(place, place.current, goal, steps)
     if not steps:
         return Result("up_to_date")
 
-    with project.my_turn(arrived=lambda rows: set(rows) != set(current)) as session:
-        if session is None:  # and a relative target would mean something else by now
+    with project.my_turn(lambda place, rows: set(rows) != set(place.current)) as turn:
+        if turn is None:  # and a relative target would mean something else by now
             raise TargetInvalid(
                 "Another run moved the database meanwhile.",
                 hint="Look with 'alembic-job status', then repeat.",
             )
-        recording = project.run(session, lambda here, heads: here.downgrade_steps(target, heads), (target,))
-    if not recording.executed or recording.executed[-1].heads != frozenset(project.rows):
-        raise project.not_reached(goal)
+        ran = project.run(turn, lambda _, here, heads: here.downgrade_steps(target, heads), (target,))
+    executed = ran[place].executed
+    if not executed or executed[-1].heads != frozenset(place.rows):
+        raise project.not_reached(place, goal)
     return Result("downgraded")
 
 
 def stamp(job: Job, targets: tuple[str, ...]) -> Result:
     """Set the version without running anything."""
-    project = Project(job)
-    history = project.history
-    job.wait_for_login(writable=True)
+    project = Project(job, writes=True)
+    project.wait_and_look(targets, creates=True)
+    place, history = project.place, project.history
+    history.require_known(place.current)
+    goal = history.resolve(targets, place.current)
+    project.report_plan(place, place.current, goal, [])
 
-    current = project.look(targets, creates=True)
-    history.require_known(current)
-    goal = history.resolve(targets, current)
-    project.report_plan(current, goal, [])
-
-    with project.my_turn(arrived=lambda _: False) as session:
-        assert session is not None
-        project.run(session, lambda here, heads: here.stamp_steps(goal or ("base",), heads), targets)
-    if not (history.holds(project.rows, goal) if goal else not project.rows):
-        raise project.not_reached(goal)
+    with project.my_turn(lambda *_: False) as turn:
+        assert turn is not None
+        project.run(turn, lambda _, here, heads: here.stamp_steps(goal or ("base",), heads), targets)
+    if not (history.holds(place.rows, goal) if goal else not place.rows):
+        raise project.not_reached(place, goal)
     return Result("stamped")
 
 
+def wait_for_connection(job: Job) -> Result:
+    """Return once ``env.py`` can log in, which is the only one that knows where."""
+    Project(job).wait_and_look(("heads",))
+    return Result("ready")
+
+
 def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
-    """Return once the database holds the target, committed."""
+    """Return once the databases hold the target, committed."""
     project = Project(job)
-    history = project.history
-    job.wait_for_login(writable=False)
-    project.look(targets)
+    project.wait_and_look(targets)
 
     started, limit_s = time.monotonic(), job.settings.target_timeout.total_seconds()
     next_report_s, heartbeat_s = 0.0, job.settings.heartbeat.total_seconds()
     while True:
-        history.require_known(project.rows)
-        goal = history.resolve(targets, project.rows)
-        there = history.holds(project.rows, goal)
         waited_s = time.monotonic() - started
+        there = True
+        for place in project.places:
+            project.history.require_known(place.rows)
+            place.goal = project.history.resolve(targets, place.rows)
+            there = there and project.arrived(place, place.rows)
         if there or waited_s >= next_report_s:
             next_report_s = waited_s + heartbeat_s
-            project.report_plan(project.rows, goal, history.upgrade_steps(goal, project.rows))
+            for place in project.places:
+                steps = project.history.upgrade_steps(place.goal, place.rows)
+                project.report_plan(place, place.rows, place.goal, steps)
         if there:
             return Result("ready")
         if waited_s >= limit_s:
-            at, missing = listed(project.rows), listed(goal)
-            raise TargetTimeout(f"After {waited_s:.0f} s the database is at {at} and does not hold {missing} yet.")
+            late = next(place for place in project.places if not project.arrived(place, place.rows))
+            at, missing = listed(late.rows), listed(late.goal)
+            which = f"the database of {late.section}" if late.section else "the database"
+            raise TargetTimeout(f"After {waited_s:.0f} s {which} is at {at} and does not hold {missing} yet.")
         job.stop.sleep(min(random.uniform(*_POLL_S), limit_s - waited_s))  # noqa: S311
         try:
             project.look_again(targets)

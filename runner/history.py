@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from .events import counted, listed
 from .model import Revision
 from .settings import Settings, url_problem
 
+_PLACEHOLDER = "driver://"  # what "alembic init" writes
 _NOT_THAT_MANY = "there are not that many revisions in this direction"
 _PLAINER = (
     ("Ambiguous", "more than one branch goes on from there, so name one, as in BRANCH@+1"),
@@ -56,7 +58,9 @@ def load_config(settings: Settings, url: str | None) -> Config:
             config.set_main_option("script_location", _escaped(settings.script_location))
         if url:
             config.set_main_option("sqlalchemy.url", _escaped(url))
-        config.get_main_option("script_location")  # reads the file
+        location = config.get_main_option("script_location")  # reads the file
+        if not location and path and path.with_name("env.py").is_file():  # Flask-Migrate's says it elsewhere
+            config.set_main_option("script_location", _escaped(str(path.parent)))
         getattr(config, "toml_alembic_config", None)  # and the other, since Alembic 1.16
     except Exception as error:
         raise ConfigInvalid(f"{path} cannot be read: {_first_line(error)}.") from error
@@ -72,13 +76,14 @@ def _config_path(settings: Settings) -> Path | None:
                 hint="Correct ALEMBIC_JOB_CONFIG, or mount the project there.",
             )
         return path
-    for name in ("alembic.ini", "pyproject.toml"):
-        if Path(name).is_file():
-            return Path(name)
+    for name in ("alembic.ini", "pyproject.toml", "migrations/alembic.ini"):  # the last is Flask-Migrate's
+        path = Path(name)
+        if path.is_file() and (path.suffix != ".toml" or "[tool.alembic" in path.read_text(errors="replace")):
+            return path
     if settings.script_location:
         return None
     raise ConfigInvalid(
-        f"There is neither an alembic.ini nor a pyproject.toml in {Path.cwd()}.",
+        f"There is no alembic.ini, migrations/alembic.ini or pyproject.toml with [tool.alembic] in {Path.cwd()}.",
         hint="Run in the project's directory, or set ALEMBIC_JOB_CONFIG or ALEMBIC_JOB_SCRIPT_LOCATION.",
     )
 
@@ -88,14 +93,52 @@ def _escaped(text: str) -> str:
 
 
 def configured_url(config: Config) -> str | None:
-    """``sqlalchemy.url`` of the file. Raises ConfigInvalid when it is there and cannot be used."""
+    """``sqlalchemy.url`` of the file; None without one, and for what ``alembic init`` writes there."""
+    try:
+        url = config.get_main_option("sqlalchemy.url")
+    except Exception:  # an interpolation, say, that env.py replaces before anything reads it
+        return None
+    return None if not url or url.startswith(_PLACEHOLDER) else url
+
+
+@dataclass(frozen=True)
+class UrlMistake:
+    """What is wrong with ``sqlalchemy.url`` of the file, for when ``env.py`` failed and may have used it."""
+
+    url: str | None
+    error: ConfigInvalid
+
+
+def url_mistake(config: Config) -> UrlMistake | None:
+    """The mistake in ``sqlalchemy.url`` of the file; None when it can be used."""
     try:
         url = config.get_main_option("sqlalchemy.url")
     except Exception as error:
-        raise ConfigInvalid(f"sqlalchemy.url cannot be read: {_first_line(error)}.") from error
-    if url and (problem := url_problem(url)):
-        raise ConfigInvalid(f"sqlalchemy.url of the configuration: {problem[0]}.", hint=problem[1])
-    return url or None
+        said = f"sqlalchemy.url of the configuration cannot be read: {_first_line(error)}."
+        return UrlMistake(None, ConfigInvalid(said))
+    if not url or url.startswith(_PLACEHOLDER):
+        hint = (
+            "Set ALEMBIC_JOB_DATABASE_URL, or ALEMBIC_JOB_DB_HOST and the other parts, or sqlalchemy.url in the"
+            " Alembic configuration."
+        )
+        return UrlMistake(url, ConfigInvalid("No database is configured.", hint=hint))
+    problem = url_problem(url)
+    if problem is None:
+        return None
+    return UrlMistake(url, ConfigInvalid(f"sqlalchemy.url of the configuration: {problem[0]}.", hint=problem[1]))
+
+
+def load_script(config: Config) -> ScriptDirectory:
+    """Where the project's ``env.py`` and revisions are, none of them read yet. Raises ConfigInvalid."""
+    try:
+        return ScriptDirectory.from_config(config)
+    except Exception as error:
+        said = _first_line(error).partition("  Please ")[0].rstrip(".")  # … use the 'init' command
+        raise ConfigInvalid(
+            f"The Alembic configuration, section [{config.config_ini_section}]: {said}.",
+            hint=f"Correct script_location in the Alembic configuration, section [{config.config_ini_section}],"
+            " or set ALEMBIC_JOB_SCRIPT_LOCATION.",
+        ) from error
 
 
 class History:
@@ -105,17 +148,11 @@ class History:
         self.script = script
 
     @classmethod
-    def load(cls, config: Config) -> History:
-        """Read all revision files. Raises ConfigInvalid, HistoryInvalid."""
-        try:
-            script = ScriptDirectory.from_config(config)
-        except Exception as error:
-            said = _first_line(error).partition("  Please ")[0].rstrip(".")  # … use the 'init' command
-            raise ConfigInvalid(
-                f"{said}.",
-                hint=f"Correct script_location in the Alembic configuration, section [{config.config_ini_section}],"
-                " or set ALEMBIC_JOB_SCRIPT_LOCATION.",
-            ) from error
+    def load(cls, script: ScriptDirectory) -> History:
+        """Read all revision files. Raises ConfigInvalid, HistoryInvalid.
+
+        ``env.py`` may say where they are, and prepare what they import; so, as Alembic does, in there.
+        """
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -42,24 +42,13 @@ class Job:
         self.channel = channel
         self.emit: Emit = channel.emit
         self.stop = stop
-        self._rows: tuple[str, ...] = ()
 
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """The version rows, as the runner's own connection read them last."""
-        return self._rows
-
-    @rows.setter
-    def rows(self, rows: Iterable[str]) -> None:
-        self._rows = tuple(sorted(rows))
-        self.channel.saw(self._rows)  # so the last line can tell them whatever becomes of this process
-
-    def announce(self, command: str, target: tuple[str, ...], *, needs_url: bool) -> None:
-        """The first line. It has the database only where the URL can be read."""
+    def announce(self, command: str, target: tuple[str, ...], *, connects: bool) -> None:
+        """The first line. It has the database where the settings or the Alembic configuration name it."""
         problem: ConfigInvalid | None = None
         found: Found | None = None
         try:
-            found = self.find_url() if needs_url else self.loaded.url()
+            found = self.given() or (self.configured() if connects else None)
         except ConfigInvalid as error:
             problem = error
         self.emit(
@@ -80,41 +69,48 @@ class Job:
         if problem:
             raise problem
 
-    def find_url(self) -> Found:
-        """The database URL as it is now. Raises ConfigInvalid when there is none, or it is unusable."""
-        found = self.loaded.url() or self._configured_url
+    def given(self) -> Found | None:
+        """The database URL of the settings as it is now. Raises ConfigInvalid when it cannot be used."""
+        found = self.loaded.url()
         if found is None:
-            raise ConfigInvalid(
-                "No database is configured.",
-                hint="Set ALEMBIC_JOB_DATABASE_URL, or ALEMBIC_JOB_DB_HOST and the other parts,"
-                " or sqlalchemy.url in the Alembic configuration.",
-            )
+            return None
         if problem := url_problem(found.value):
             raise ConfigInvalid(f"{found.source}: {problem[0]}.", hint=problem[1])
-        url = urls.parse(found.value)
-        if url.password:
-            self.channel.add_secret(url.password)
+        self.keep_secret(urls.parse(found.value))
         return found
 
-    @functools.cached_property
-    def _configured_url(self) -> Found | None:
+    def configured(self) -> Found | None:
+        """``sqlalchemy.url`` of the Alembic configuration: a hint, because ``env.py`` may have its own."""
         from .history import configured_url, load_config  # noqa: PLC0415  imports Alembic, 0.4 s
 
         url = configured_url(load_config(self.settings, None))
-        return Found(url, "sqlalchemy.url") if url else None
+        if url is None or url_problem(url):
+            return None
+        self.keep_secret(urls.parse(url))
+        return Found(url, "sqlalchemy.url")
+
+    def keep_secret(self, url: urls.URL) -> None:
+        """Hide the password of this URL in all output."""
+        if url.password:
+            self.channel.add_secret(url.password)
 
     @functools.cached_property
     def database(self) -> Database:
-        """The database, by the runner's own connections."""
-        return Database(
-            read_url=lambda: urls.parse(self.find_url().value),
-            connect_timeout_s=self.settings.connect_timeout.total_seconds(),
-        )
+        """The database of the settings, by the runner's own connections."""
+        return self.connecting(lambda: urls.parse(getattr(self.given(), "value", "")))
 
-    def wait_for_login(self, *, writable: bool) -> None:
+    def connecting(self, read_url: Callable[[], urls.URL]) -> Database:
+        """A database by its URL, which is asked for again at every connection."""
+        return Database(read_url=read_url, connect_timeout_s=self.settings.connect_timeout.total_seconds())
+
+    @property
+    def patience(self) -> Patience:
+        """How long to wait for a database."""
+        return Patience(self.settings.wait_timeout.total_seconds(), self.settings.retry_refused_for.total_seconds())
+
+    def wait_for(self, database: Database, *, writable: bool) -> None:
         """Return once the database answers a login."""
-        patience = Patience(self.settings.wait_timeout.total_seconds(), self.settings.retry_refused_for.total_seconds())
-        wait_for_login(self.database, patience, writable=writable, stop=self.stop, emit=self.emit)
+        wait_for_login(database, self.patience, writable=writable, stop=self.stop, emit=self.emit)
 
 
 def _version(distribution: str) -> str | None:

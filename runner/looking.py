@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 
-from alembic.runtime.migration import MigrationContext, MigrationStep
+from alembic.runtime.migration import MigrationStep
 
-from . import seam
 from .errors import ConfigInvalid, ExitCode
 from .events import SqlPlanned
-from .history import History, located
+from .history import located
 from .job import Job, Result
 from .project import Project, as_listed
+from .seam import Reached
 
 _PIECE = 12 * 1024  # of a line's 15 KiB
 
@@ -20,38 +20,40 @@ _PIECE = 12 * 1024  # of a line's 15 KiB
 def status(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
     """Current, heads, pending and state; also of a database that this image does not know."""
     project = Project(job)
-    job.wait_for_login(writable=False)
-    current = project.look(targets)
+    project.wait_and_look(targets)
     if exit_code:
-        project.history.require_known(current)
-    return _planned(project, targets, current, exit_code=exit_code)
+        for place in project.places:
+            project.history.require_known(place.current)
+    return _planned(project, targets, exit_code=exit_code)
 
 
 def plan(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
     """What ``upgrade`` would do, in order."""
     project = Project(job)
-    job.wait_for_login(writable=False)
-    current = project.look(targets)
-    project.history.require_known(current)
-    return _planned(project, targets, current, exit_code=exit_code)
+    project.wait_and_look(targets)
+    for place in project.places:
+        project.history.require_known(place.current)
+    return _planned(project, targets, exit_code=exit_code)
 
 
-def _planned(project: Project, targets: tuple[str, ...], current: tuple[str, ...], *, exit_code: bool) -> Result:
-    history = project.history
-    known = not history.known(current)[1]
-    goal = history.resolve(targets, current) if known else ()
-    made = project.report_plan(current, goal, history.upgrade_steps(goal, current))
-    return Result("reported", ExitCode.PENDING if exit_code and made.pending else ExitCode.OK)
+def _planned(project: Project, targets: tuple[str, ...], *, exit_code: bool) -> Result:
+    history, pending = project.history, False
+    for place in project.places:
+        known = not history.known(place.current)[1]
+        goal = history.resolve(targets, place.current) if known else ()
+        made = project.report_plan(place, place.current, goal, history.upgrade_steps(goal, place.current))
+        pending = pending or bool(made.pending)
+    return Result("reported", ExitCode.PENDING if exit_code and pending else ExitCode.OK)
 
 
 def current(job: Job) -> Result:
-    """The revisions that the database is at."""
+    """The revisions that the databases are at."""
     project = Project(job)
-    job.wait_for_login(writable=False)
-    rows = project.look(("heads",))
-    for revision in project.history.known(rows)[0]:
-        job.emit(as_listed(revision))
-    return _planned(project, ("heads",), rows, exit_code=False)
+    project.wait_and_look(("heads",))
+    for place in project.places:
+        for revision in project.history.known(place.current)[0]:
+            place.emit(as_listed(revision))
+    return _planned(project, ("heads",), exit_code=False)
 
 
 def heads(job: Job) -> Result:
@@ -72,8 +74,8 @@ def plan_sql(job: Job, targets: tuple[str, ...], start: str | None) -> Result:
     """The SQL that ``upgrade`` would run: from where the database is, or from ``start`` without a database."""
     project = Project(job)
     if start is None:
-        job.wait_for_login(writable=False)
-        at = project.look(targets)
+        project.wait_and_look(targets)
+        at = project.place.current
         project.history.require_known(at)
     else:
         at = project.history.resolve((start,), ())
@@ -89,10 +91,9 @@ def plan_sql(job: Job, targets: tuple[str, ...], start: str | None) -> Result:
 
     writing: str | None = None
 
-    def steps(heads: tuple[str, ...], context: MigrationContext) -> Iterator[MigrationStep]:
+    def steps(reached: Reached) -> Iterator[MigrationStep]:
         nonlocal writing
-        assert context.script is not None
-        for step in History(context.script).upgrade_steps(goal, heads):
+        for step in reached.history.upgrade_steps(goal, reached.heads):
             say(None)
             writing = step.revision.revision
             yield step
@@ -100,14 +101,14 @@ def plan_sql(job: Job, targets: tuple[str, ...], start: str | None) -> Result:
             writing = None
 
     if project.history.upgrade_steps(goal, at):
-        ended = seam.offline_sql(config, project.history, steps, starting=at, target=goal)
+        ended = project.environment.offline_sql(config, steps, starting=at, target=goal)
         if writing and ended.error:
             raise ConfigInvalid(
                 f"Revision {writing} cannot be written as SQL: {located(ended.error)}.",
                 hint="It needs a database to look at, so it has to be run: alembic-job upgrade.",
                 revision=writing,
             ) from ended.error
-        ended.raise_if_failed(job.database.dialect)
+        ended.raise_if_failed()
         say(None)
     return Result("reported")
 

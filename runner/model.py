@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Rows = tuple[str, ...]  # of the version table
 State = Literal["current", "behind", "empty", "unmanaged", "unknown"]
 
 

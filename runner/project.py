@@ -1,81 +1,197 @@
-"""The user's Alembic project against its database: look, plan, run, read back."""
+"""The user's Alembic project against its databases: look, plan, run, read back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from alembic.config import Config
 from alembic.runtime.migration import RevisionStep
 
-from . import seam
-from .applying import Rows, StepsFrom, apply, read_back
-from .database import Session
-from .errors import RunnerError, TargetNotReached
-from .events import PendingFields, PlanReady, RevisionListed, listed
-from .history import History, load_config
+from . import engines
+from .applying import StepsFrom, apply
+from .database import DIALECTS, Database, Refusal, Session
+from .errors import (
+    ConfigInvalid,
+    DatabaseMissing,
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    LockTimeout,
+    LoginRefused,
+    PermissionDenied,
+    RunnerError,
+    TargetNotReached,
+    WrongDatabase,
+)
+from .events import EnvironmentConnected, LockWaiting, PendingFields, PlanReady, RevisionListed, listed
+from .fence import Busy, Fence
+from .history import History, load_config, load_script, url_mistake
+from .host import host
 from .job import Job
-from .lock import my_turn
-from .model import Plan, Revision, State, VersionTable
+from .lock import Contender, my_turn, pause
+from .model import Plan, Revision, Rows, State
+from .place import Place
 from .recording import Recording
+from .seam import Environment, Seen
+from .settings import url_problem
+from .wait import patiently
+
+Turn = Mapping[Place, Session]
 
 
 class Project:
-    """One project and one database. ``rows`` is the version as the runner's own connection read it last."""
+    """One project and the databases that its ``env.py`` migrates."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, writes: bool = False) -> None:
         self.job = job
-        self.history = History.load(load_config(job.settings, None))
-        self.table = VersionTable()
-        self._looked = False
-        self._state_if_empty: State = "empty"
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """The committed version rows."""
-        return self.job.rows
+        self.places: tuple[Place, ...] = ()
+        self._writes = writes
+        self._history: History | None = None
+        config = self.config()
+        script = load_script(config)
+        self.environment = Environment(self.config, script, host(job.settings, script))
 
     def config(self) -> Config:
-        """A fresh Alembic configuration, with the database URL as it is now."""
-        return load_config(self.job.settings, self.job.find_url().value)
+        """A fresh Alembic configuration, with the database URL of the settings as it is now, if they have one."""
+        given = self.job.given()
+        return load_config(self.job.settings, given.value if given else None)
 
-    def look(self, targets: Sequence[str], *, creates: bool = False) -> tuple[str, ...]:
-        """The version rows as ``env.py`` sees them, without a lock and without changing anything.
+    @property
+    def history(self) -> History:
+        """The revisions, as ``env.py`` set them up when it was looked at; without a look, as they lie there."""
+        if self._history is None:
+            self._history = History.load(self.environment.script)
+        return self._history
 
-        ``creates``: a SQLite file that does not exist may be created. Otherwise it is an empty
-        database, and stays away.
-        """
-        job = self.job
-        if not creates and not job.database.dialect.is_there(job.database.url):
-            return ()
-        with job.stop.at_once():
-            seen = seam.look(
-                self.config(),
-                self.history,
-                " ".join(targets),
-                job.database.dialect,
-                add_secret=job.channel.add_secret,
-                emit=job.emit,
+    @property
+    def place(self) -> Place:
+        """The only database. Raises ConfigInvalid when there are several."""
+        if len(self.places) > 1:
+            sections = listed([place.section or "" for place in self.places])
+            raise ConfigInvalid(
+                f"This command is for one database, and env.py migrates {len(self.places)}: {sections}.",
+                hint="'upgrade', 'status' and 'plan' work on all of them.",
             )
-            self.table, self._looked = seen.table, True
-            with job.database.session() as session:
-                job.rows = session.versions(self.table)
-                self._state_if_empty = "unmanaged" if session.has_tables(self.table) else "empty"
-        return seen.current
+        return self.places[0]
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def wait_and_look(self, targets: Sequence[str], *, creates: bool = False) -> None:
+        """Wait for the databases, and see what ``env.py`` sees there; without a lock and without changing anything.
+
+        Where the settings name no database, ``env.py`` is what knows how to connect, and is tried
+        until it can. ``creates``: a SQLite file that does not exist may be created; otherwise it is an
+        empty database, and stays away.
+        """
+        job, given = self.job, self.job.given()
+        if given:
+            job.wait_for(job.database, writable=self._writes)
+            if not creates and not job.database.dialect.is_there(job.database.url):
+                self.places = (self._place(None, job.database, None),)
+                return
+        seen = self._look(" ".join(targets))
+        databases = self._databases(seen, bool(given))
+        sections = _sections(seen)
+        self.places = tuple(map(self._place, seen, databases, sections))
+        for place in self.places:
+            assert place.seen
+            job.keep_secret(place.seen.url)
+            place.emit(
+                EnvironmentConnected(
+                    database=place.seen.url.masked(),
+                    section=place.section or place.seen.where.section,
+                    version_table=place.table.name,
+                    version_table_schema=place.seen.schema,
+                    transaction=place.seen.transaction,
+                )
+            )
+        for place in self.places:
+            if place.database and place.database is not job.database:
+                job.wait_for(place.database, writable=self._writes)
+        with job.stop.at_once():
+            for place in self.places:
+                self._read(place)
+
+    def _place(self, seen: Seen | None, database: Database | None, section: str | None) -> Place:
+        def look() -> Rows:
+            assert seen
+            again = {one.where: one for one in self.environment.look("heads")[0]}
+            return again[seen.where].current
+
+        return Place(seen, database, section=section, look=look, emit=self.job.emit, saw=self.job.channel.saw)
+
+    def _look(self, target: str) -> list[Seen]:
+        job = self.job
+
+        def attempt(_: float) -> list[Seen]:
+            with job.stop.at_once():
+                seen, self._history = self.environment.look(target)
+                return seen
+
+        try:
+            return patiently(attempt, _may_pass, job.patience, stop=job.stop, emit=job.emit)
+        except ConfigInvalid as error:
+            mistake = None if job.given() else url_mistake(self.config())
+            if mistake and _speaks_of(mistake.url, error.__cause__):
+                raise mistake.error from error.__cause__
+            raise
+
+    def _databases(self, seen: Sequence[Seen], given: bool) -> list[Database | None]:
+        """How the runner connects to each. Raises WrongDatabase when none of them is the given one."""
+        for one in seen:
+            supported = one.url.dialect in DIALECTS
+            if (not supported or engines.is_repeatable(one.engine)) and (problem := url_problem(one.url.render())):
+                raise ConfigInvalid(f"env.py connected to {one.url.masked()}: {problem[0]}.", hint=problem[1])
+        found: list[Database | None] = [
+            self.job.connecting(functools.partial(engines.url_now, one.engine))
+            if engines.is_repeatable(one.engine)
+            else None
+            for one in seen
+        ]
+        if not given:
+            return found
+        database = self.job.database
+        identity = ""
+        if database.dialect.is_there(database.url):
+            with self.job.stop.at_once(), database.session() as session:
+                identity = session.identity()
+        same = [
+            identity == one.identity and database.dialect is DIALECTS[one.url.dialect] and bool(identity)
+            for one in seen
+        ]
+        if not any(same):
+            there = listed(sorted({one.url.masked() for one in seen}))
+            raise WrongDatabase(f"The settings name {database.url.masked()}, and env.py connected to {there}.")
+        return [database if fits else own for fits, own in zip(same, found, strict=True)]
+
+    def _read(self, place: Place) -> None:
+        if place.database is None:
+            place.saw(place.current)
+            return
+        with place.database.session() as session:
+            place.read_on(session)
+            place.state_if_empty = "unmanaged" if session.has_tables(place.table) else "empty"
 
     def look_again(self, targets: Sequence[str]) -> None:
-        """Read the version, without ``env.py`` if it has told the version table already."""
-        if not self._looked:
-            self.look(targets)
+        """Read the versions, without ``env.py`` if it has told the version tables already."""
+        if any(place.seen is None for place in self.places):
+            self.wait_and_look(targets)
             return
         with self.job.stop.at_once():
-            self.read()
+            for place in self.places:
+                place.read()
 
-    def report_plan(self, current: Sequence[str], goal: Sequence[str], steps: Sequence[RevisionStep]) -> Plan:
+    # --- planning ---------------------------------------------------------------------------------
+
+    def report_plan(self, place: Place, current: Rows, goal: Rows, steps: Sequence[RevisionStep]) -> Plan:
         """Say what is to be done from here."""
         pending = tuple(self.history.describe(step.revision) for step in steps)
-        plan = Plan(self._state(current, goal), tuple(current), self.history.stored_heads(), tuple(goal), pending)
-        self.job.emit(
+        state = self._state(place, current, goal)
+        plan = Plan(state, tuple(current), self.history.stored_heads(), tuple(goal), pending)
+        place.emit(
             PlanReady(
                 state=plan.state,
                 current=list(plan.current),
@@ -87,68 +203,124 @@ class Project:
         )
         return plan
 
-    def _state(self, current: Sequence[str], goal: Sequence[str]) -> State:
+    def _state(self, place: Place, current: Rows, goal: Rows) -> State:
         if not current:
-            return self._state_if_empty
+            return place.state_if_empty
         if self.history.known(current)[1]:
             return "unknown"
         return "current" if self.history.holds(current, goal) else "behind"
 
-    def read(self) -> tuple[str, ...]:
-        """Read the version again, on a connection of our own."""
-        with self.job.database.session() as session:
-            self.job.rows = session.versions(self.table)
-        return self.rows
+    def aim(self, targets: Sequence[str]) -> list[Plan]:
+        """Set each database's goal, and say what is to be done to reach it."""
+        plans = []
+        for place in self.places:
+            self.history.require_known(place.current)
+            place.goal = self.history.resolve(targets, place.current)
+            steps = self.history.upgrade_steps(place.goal, place.current)
+            plans.append(self.report_plan(place, place.current, place.goal, steps))
+        return plans
 
-    def my_turn(self, arrived: Callable[[tuple[str, ...]], bool]) -> AbstractContextManager[Session | None]:
-        """Hold the lock; see ``lock.my_turn``."""
-        return my_turn(
-            self.job.database,
-            self.job.settings,
-            lambda session: arrived(session.versions(self.table)),
-            stop=self.job.stop,
-            emit=self.job.emit,
-        )
+    def arrived(self, place: Place, rows: Rows) -> bool:
+        """Whether a database at these rows holds its goal."""
+        return self.history.holds(rows, place.goal)
 
-    def run(self, session: Session, steps_from: StepsFrom, targets: Sequence[str]) -> Recording:
-        """Run steps through ``env.py``, under the lock that ``session`` holds, and read the version back."""
+    # --- running ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def my_turn(self, arrived: Callable[[Place, Rows], bool]) -> Iterator[Turn | None]:
+        """Hold the locks of all databases; None when ``arrived`` came true for all of them meanwhile."""
+        contenders = {
+            place: Contender(
+                place.database,
+                # Looked at on the session that tries the lock, so after it.
+                lambda session, place=place: arrived(place, place.read_on(session)),  # type: ignore[misc]
+                place.emit,
+            )
+            for place in self.places
+            if place.database
+        }
+        with my_turn(contenders, self.job.settings, stop=self.job.stop) as turn:
+            yield turn
+
+    def run(self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str]) -> Mapping[Place, Recording]:
+        """Run steps through ``env.py``, under the locks of ``turn``, and read the versions back.
+
+        Again and again while a lock that only ``env.py`` itself can take is held by another run.
+        """
+        job, started, next_report_s = self.job, time.monotonic(), 0.0
+        limit_s, heartbeat_s = job.settings.lock_timeout.total_seconds(), job.settings.heartbeat.total_seconds()
+        while True:
+            try:
+                return self._run(turn, steps_from, targets, started)
+            except Busy as busy:
+                waited_s = time.monotonic() - started
+                if waited_s >= limit_s:
+                    raise LockTimeout(
+                        f"Another run still holds the migration lock {busy.lock} after {waited_s:.0f} s."
+                    ) from busy
+                if waited_s >= next_report_s:
+                    next_report_s = waited_s + heartbeat_s
+                    busy.place.emit(LockWaiting(lock=busy.lock, waited_s=round(waited_s, 3)))
+                pause(job.stop, limit_s - waited_s)
+
+    def _run(
+        self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str], started: float
+    ) -> Mapping[Place, Recording]:
         job = self.job
-        recording = Recording(
-            session,
-            self.table,
-            log_sql=job.settings.log_sql,
-            statement_sent=job.channel.statement_sent,
-            saw=self._saw,
-            emit=job.emit,
-        )
-        apply(
-            self.config(),
-            self.history,
-            steps_from,
-            recording,
-            target=" ".join(targets),
-            stop=job.stop,
-            emit=job.emit,
-            read_back=self._read_back,
-        )
-        return recording
+        recordings = {
+            place: Recording(
+                turn.get(place),
+                place,
+                log_sql=job.settings.log_sql,
+                statement_sent=job.channel.statement_sent,
+            )
+            for place in self.places
+        }
+        fence = Fence(turn, job.settings, started)
+        try:
+            apply(self.environment, recordings, steps_from, fence, target=" ".join(targets), stop=job.stop)
+        finally:
+            fence.open()
+        return recordings
 
-    def _read_back(self) -> Rows | RunnerError:
-        rows = read_back(self.job.database, self.table)
-        if not isinstance(rows, RunnerError):
-            self._saw(rows)
-        return rows
-
-    def _saw(self, rows: Iterable[str]) -> None:
-        self.job.rows = tuple(rows)
-
-    def not_reached(self, goal: Sequence[str]) -> TargetNotReached:
+    def not_reached(self, place: Place, goal: Rows) -> TargetNotReached:
         """The error for an ``env.py`` that ended well without leading to the goal."""
-        where = self.job.database.url.masked()
         return TargetNotReached(
-            f"env.py ended without an error, but {where} is at {listed(self.rows)} and does not hold"
+            f"env.py ended without an error, but {place.name} is at {listed(place.rows)} and does not hold"
             f" {listed(tuple(goal), 'the base')}."
         )
+
+
+def _sections(seen: Sequence[Seen]) -> list[str | None]:
+    """What to call each database; nothing when there is only one."""
+    if len(seen) == 1:
+        return [None]
+    names = Counter(one.where.section for one in seen)
+    return [
+        one.where.section
+        if names[one.where.section] == 1
+        else f"{one.where.section}/{one.where.table.schema or one.url.database}.{one.where.table.name}"
+        for one in seen
+    ]
+
+
+def _speaks_of(url: str | None, error: BaseException | None) -> bool:
+    """Whether this is how ``engine_from_config`` fails with this URL, or without one."""
+    kind = type(error)
+    if kind.__name__ == "NoSuchModuleError":
+        return bool(url) and f"dialects:{str(url).partition('://')[0].replace('+', '.')}" in str(error)
+    return kind.__name__ == "ArgumentError" or kind.__module__ == "configparser" or repr(error) == "KeyError('url')"
+
+
+def _may_pass(error: BaseException) -> Refusal | None:
+    """What ``env.py``'s failure to connect means for the wait."""
+    kind = type(error)
+    if not isinstance(error, RunnerError) or kind not in _OF_THE_CONNECTION:
+        return None
+    return Refusal(kind, error.code, str(error).rstrip("."), kind in (DatabaseUnreachable, DatabaseReadOnly))
+
+
+_OF_THE_CONNECTION = (DatabaseUnreachable, DatabaseReadOnly, LoginRefused, DatabaseMissing, PermissionDenied)
 
 
 def as_listed(revision: Revision) -> RevisionListed:

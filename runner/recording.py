@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,14 +20,14 @@ from sqlalchemy import event
 from .database import Dialect, Ending, Session, driver_autocommits
 from .events import (
     DurableStatement,
-    Emit,
     RevisionExecuted,
     RevisionStarted,
     StatementExecuted,
     TransactionCommitted,
 )
 from .masking import sql_literals
-from .model import Revision, VersionTable
+from .model import Revision
+from .place import Place
 from .statements import Kind, kind_of, savepoint_restored, savepoint_set, table_written, temporary_table
 
 
@@ -90,24 +90,21 @@ class Recording:
 
     def __init__(
         self,
-        session: Session,
-        table: VersionTable,
+        session: Session | None,
+        place: Place,
         *,
         log_sql: Literal["masked", "full", "off"],
         statement_sent: Callable[[], None],
-        saw: Callable[[Iterable[str]], None],
-        emit: Emit,
     ) -> None:
+        self.place = place
+        self.emit = place.emit
         self.executed: list[Flight] = []
         self.committed = 0
         self.flight: Flight | None = None
         self.session_lost: Exception | None = None
         self._session = session
-        self._table = table
         self._log_sql = log_sql
         self._statement_sent = statement_sent
-        self._saw = saw
-        self._emit = emit
         self._inside = False
         self._sent_for: Flight | None = None
         self._temporary: set[str] = set()
@@ -116,7 +113,7 @@ class Recording:
     @property
     def dialect(self) -> Dialect:
         """The dialect of the database."""
-        return self._session.dialect
+        return self.place.dialect
 
     # --- around the steps -------------------------------------------------------------------------
 
@@ -177,7 +174,7 @@ class Recording:
                 self._inside = False
 
         step.migration_fn = recorded
-        self._emit(
+        self.emit(
             RevisionStarted(
                 revision=revision.revision,
                 parents=list(revision.parents),
@@ -196,7 +193,7 @@ class Recording:
         self.flight = None
         self.executed.append(flight)
         rows = self._rows()
-        self._emit(
+        self.emit(
             RevisionExecuted(
                 revision=flight.id,
                 duration_s=round(time.monotonic() - flight.started, 3),
@@ -215,8 +212,8 @@ class Recording:
             if rows == self.executed[index - 1].heads:
                 newly = [flight.id for flight in self.executed[self.committed : index]]
                 self.committed = index
-                self._saw(self.executed[index - 1].heads or ())
-                self._emit(TransactionCommitted(revisions=newly))
+                self.place.saw(self.executed[index - 1].heads or ())
+                self.emit(TransactionCommitted(revisions=newly))
                 return
 
     @property
@@ -225,8 +222,10 @@ class Recording:
         return self.executed[self.committed :]
 
     def _rows(self) -> frozenset[str] | None:
+        if self._session is None:  # only env.py can connect, and it is busy
+            return None
         try:
-            return frozenset(self._session.versions(self._table))
+            return frozenset(self._session.versions(self.place.table))
         except Exception as error:
             refusal = self.dialect.classify(error)
             if refusal is None or refusal.connection_lost:  # else busy: SQLite while the migration writes
@@ -287,7 +286,7 @@ class Recording:
         how = self.dialect.after(statement.kind, _driver_connection(connection.connection), gives_rows=gives_rows)
         self._transaction_ended("rollback" if how and statement.aborted else how)
         if statement.number:
-            self._emit(
+            self.emit(
                 StatementExecuted(
                     revision=self.flight.id,
                     statement_number=statement.number,

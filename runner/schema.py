@@ -10,7 +10,7 @@ import json
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from .events import ALL, Event
+from .events import ALL, EnvironmentConnected, Event
 from .report import LEVELS, SCHEMA_VERSION
 
 _SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
@@ -43,7 +43,7 @@ def of_event(event: type[Event]) -> dict[str, Any]:
         "description": (event.__doc__ or "").strip(),
         "type": "object",
         "properties": {**common, **own, "truncated": {"const": True}},
-        "required": [*common, *own],
+        "required": [*common, *(name for name in own if name != "section" or event is EnvironmentConnected)],
         "additionalProperties": False,
     }
 

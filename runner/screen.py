@@ -27,7 +27,7 @@ from .events import Event, RunFinished, Stopping, UserOutput
 from .masking import Masker
 from .report import Record, Report, now, record_of
 from .stopping import SIGNALS, Stop
-from .worker import Channel, capture_logging, failure, settle_in
+from .worker import Channel, capture_logging, capture_warnings, failure, settle_in
 
 _CHUNK = 1 << 16
 _LONGEST_TEXT = 5 * 1024  # bytes; it is in a line twice, and a line has 15 KiB
@@ -65,6 +65,7 @@ def _be_the_worker(work: Work, channel: Channel, stop: Stop, out: int, err: int)
     try:
         settle_in(out, err)
         capture_logging(channel)
+        capture_warnings(channel)
         stop.listen()
         result = work(channel, stop)
         channel.result(**result)
@@ -79,6 +80,10 @@ def _be_the_worker(work: Work, channel: Channel, stop: Stop, out: int, err: int)
             with suppress(BaseException):
                 stream.flush()
         os._exit(code)
+
+
+def _all(rows: dict[str | None, list[str]]) -> list[str]:
+    return sorted({row for here in rows.values() for row in here})
 
 
 class _Stream:
@@ -193,8 +198,8 @@ class Screen:
         self._signal_shown = False
         # What the messages told so far:
         self._result: dict[str, Any] | None = None
-        self._from: list[str] = []
-        self._to: list[str] = []
+        self._from: dict[str | None, list[str]] = {}  # by section
+        self._to: dict[str | None, list[str]] = {}
         self._applied: list[str] = []
         self._flight: str | None = None
         self._applying = False
@@ -287,7 +292,7 @@ class Screen:
         if "secret" in message:
             self._masker.add(message["secret"])
         elif "rows" in message:
-            self._to = message["rows"]
+            self._to[message["section"]] = message["rows"]
         elif "sent" in message:
             self._sent = True
         elif "result" in message:
@@ -300,7 +305,7 @@ class Screen:
         """Remember what the last line has to tell, should the child not live to tell it."""
         event = record["event"]
         if event == "plan_ready":
-            self._from = record["current"]
+            self._from[record.get("section")] = record["current"]
         elif event == "lock_acquired":
             self._applying = True
         elif event == "transaction_committed":
@@ -347,8 +352,8 @@ class Screen:
             exit_code=int(code),
             exit_name=code.title,
             retryable=code.retryable,
-            from_=self._from,
-            to=self._to,
+            from_=_all(self._from),
+            to=_all(self._to),
             applied=self._applied,
             count=len(self._applied),
             duration_s=round(time.monotonic() - self._started, 3),

@@ -14,15 +14,16 @@ from typing import Any
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, MigrationStep
+from alembic.script import ScriptDirectory
 
+from . import engines
 from . import url as urls
-from .database import Dialect, explained
+from .database import DIALECTS, Ask, classified, explained
 from .errors import ConfigInvalid, Interrupted, RunnerError, TargetNotReached
-from .events import Emit, EnvironmentConnected
 from .history import History, located
+from .host import Around
 from .model import VersionTable
-
-Steps = Callable[[tuple[str, ...], MigrationContext], Iterable[MigrationStep]]
+from .url import URL
 
 
 @dataclass(frozen=True)
@@ -36,108 +37,184 @@ class Ended:
     error: BaseException | None
     own: BaseException | None
 
-    def raise_if_failed(self, dialect: Dialect) -> None:
+    def raise_if_failed(self) -> None:
         """Raise what went wrong outside of any revision, as the contract names it."""
         if self.own is not None:
             raise self.own
         if isinstance(self.error, (RunnerError, Interrupted)):  # a signal while user code ran, say
             raise self.error
         if self.error is not None:
-            raise translated(self.error, dialect) from self.error
+            raise translated(self.error) from self.error
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which of the databases that ``env.py`` migrates, and in which of its version tables."""
+
+    section: str
+    url: str
+    table: VersionTable
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What ``env.py`` told: its version table and the rows that it read there."""
+    """What ``env.py`` told when it was only looked at: where it is, and the rows that it read there."""
 
-    table: VersionTable
+    where: Where
     current: tuple[str, ...]
+    engine: Any
+    url: URL
+    schema: str | None  # as env.py configures it
+    transaction: str
+    identity: str
+    length: int | None  # of a revision's identifier, in characters, that the version table has room for
 
 
-def run_env(config: Config, history: History, steps: Steps, **options: Any) -> Ended:
-    """Run ``env.py`` once. Never raises what user code raised: the answer says how it ended."""
-    reached = False
-    own: list[BaseException] = []
+@dataclass(frozen=True)
+class Reached:
+    """``env.py`` asks for its steps."""
 
-    def guarded(heads: tuple[str, ...], context: MigrationContext) -> Iterator[MigrationStep]:
-        nonlocal reached
-        reached = True
+    where: Where
+    heads: tuple[str, ...]
+    context: MigrationContext
+
+    @property
+    def history(self) -> History:
+        """The revisions, as ``env.py`` set them up."""
+        assert self.context.script is not None
+        return History.load(self.context.script)
+
+    @property
+    def ask(self) -> Ask:
+        """Queries on the migrating connection."""
+        return engines.ask(self.context.connection)
+
+
+Steps = Callable[[Reached], Iterable[MigrationStep]]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The project's ``env.py``, what it is run with, and what around it."""
+
+    config: Callable[[], Config]
+    script: ScriptDirectory
+    around: Around
+
+    def run(
+        self,
+        steps: Steps,
+        *,
+        config: Config | None = None,
+        arriving: Callable[[Reached], None] | None = None,
+        **options: Any,
+    ) -> Ended:
+        """Run ``env.py`` once. Never raises what user code raised: the answer says how it ended.
+
+        ``arriving`` is called before Alembic begins, which creates the version table before it asks for steps.
+        """
+        config = config or self.config()
+        reached = False
+        own: list[BaseException] = []
+        keywords: dict[str, Any] = {}
+
+        def guarded(heads: tuple[str, ...], context: MigrationContext) -> Iterator[MigrationStep]:
+            nonlocal reached
+            reached = True
+            try:
+                yield from steps(Reached(_where(config, context, keywords), tuple(heads), context))
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                own.append(error)
+                raise
+
+        error: BaseException | None = None
         try:
-            yield from steps(heads, context)
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            own.append(error)
-            raise
+            with self.around(config), EnvironmentContext(config, self.script, fn=guarded, **options) as environment:
+                run_migrations = environment.run_migrations
 
-    error: BaseException | None = None
-    try:
-        with EnvironmentContext(config, history.script, fn=guarded, **options):
-            history.script.run_env()
-    except SystemExit as exit_:
-        error = exit_ if exit_.code not in (None, 0) else None
-    except BaseException as raised:
-        error = raised
-    return Ended(reached, error, own[0] if own else None)
+                def noted(**given: Any) -> None:
+                    keywords.clear()
+                    keywords.update(given)
+                    if arriving:
+                        try:
+                            context = environment.get_context()
+                            heads = tuple(context.get_current_heads())
+                            arriving(Reached(_where(config, context, keywords), heads, context))
+                        except BaseException as error:
+                            own.append(error)
+                            raise
+                    run_migrations(**given)
 
+                environment.run_migrations = noted  # type: ignore[method-assign]
+                self.script.run_env()
+        except SystemExit as exit_:
+            error = exit_ if exit_.code not in (None, 0) else None
+        except BaseException as raised:
+            error = raised
+        return Ended(reached, error, own[0] if own else None)
 
-def look(
-    config: Config,
-    history: History,
-    target: str,
-    dialect: Dialect,
-    *,
-    add_secret: Callable[[str], None],
-    emit: Emit,
-) -> Seen:
-    """See what ``env.py`` sees, without a lock and without changing anything."""
-    seen: list[Seen] = []
+    def look(self, target: str) -> tuple[list[Seen], History]:
+        """See what ``env.py`` sees, without a lock and without changing anything."""
+        seen: dict[Where, Seen] = {}
+        histories: list[History] = []
 
-    def steps(heads: tuple[str, ...], context: MigrationContext) -> Iterable[MigrationStep]:
-        table = _version_table(context)
-        seen.append(Seen(table, tuple(sorted(heads))))
-        url = urls.parse(_rendered(context))
-        if url.password:
-            add_secret(url.password)
-        emit(
-            EnvironmentConnected(
-                database=url.masked(),
-                section=config.config_ini_section,
-                version_table=context.version_table,
-                version_table_schema=context.version_table_schema,
-                transaction=_transaction(context),
+        def steps(reached: Reached) -> Iterable[MigrationStep]:
+            connection: Any = reached.context.connection
+            histories.append(reached.history)
+            url = engines.url_of(connection.engine)
+            dialect = DIALECTS.get(url.dialect)
+            seen[reached.where] = Seen(
+                where=reached.where,
+                current=tuple(sorted(reached.heads)),
+                engine=connection.engine,
+                url=url,
+                schema=reached.context.version_table_schema,
+                transaction=_transaction(reached.context),
+                identity=dialect.identity(reached.ask) if dialect else "",
+                length=getattr(reached.context._version.c.version_num.type, "length", None),
             )
+            return ()
+
+        ended = self.run(steps, dont_mutate=True, destination_rev=target)
+        ended.raise_if_failed()
+        if not seen:
+            raise TargetNotReached("env.py ended without an error and without running any migrations.")
+        return list(seen.values()), histories[-1]
+
+    def offline_sql(self, config: Config, steps: Steps, *, starting: tuple[str, ...], target: tuple[str, ...]) -> Ended:
+        """Run ``env.py`` in Alembic's offline mode; what it writes goes to ``config.output_buffer``."""
+        ended = self.run(
+            steps, config=config, as_sql=True, starting_rev=starting or None, destination_rev=" ".join(target)
         )
-        return ()
-
-    ended = run_env(config, history, steps, dont_mutate=True, destination_rev=target)
-    ended.raise_if_failed(dialect)
-    if not seen:
-        raise TargetNotReached("env.py ended without an error and without running any migrations.")
-    return seen[-1]
+        if not ended.reached and ended.error is None:
+            raise TargetNotReached("env.py ended without running any migrations in offline mode.")
+        return ended
 
 
-def offline_sql(
-    config: Config, history: History, steps: Steps, *, starting: tuple[str, ...], target: tuple[str, ...]
-) -> Ended:
-    """Run ``env.py`` in Alembic's offline mode; what it writes goes to ``config.output_buffer``."""
-    ended = run_env(
-        config, history, steps, as_sql=True, starting_rev=starting or None, destination_rev=" ".join(target)
-    )
-    if not ended.reached and ended.error is None:
-        raise TargetNotReached("env.py ended without running any migrations in offline mode.")
-    return ended
-
-
-def _rendered(context: MigrationContext) -> str:
-    url: Any = context.connection.engine.url  # type: ignore[union-attr]  # online, so there is one
-    return str(url.render_as_string(hide_password=False)) if hasattr(url, "render_as_string") else repr(url)
-
-
-def _version_table(context: MigrationContext) -> VersionTable:
-    """With the schema that ``env.py``'s own session resolves the name in: ours may have another search path."""
+def _where(config: Config, context: MigrationContext, keywords: dict[str, Any]) -> Where:
+    if context.as_sql:
+        return Where(config.config_ini_section, "", VersionTable(context.version_table, context.version_table_schema))
     connection: Any = context.connection
-    return VersionTable(context.version_table, context.version_table_schema or connection.dialect.default_schema_name)
+    # With the schema that env.py's own session resolves the name in: ours may have another search path.
+    schema = context.version_table_schema or connection.dialect.default_schema_name
+    url = engines.url_of(connection.engine)
+    section = str(keywords.get("engine_name") or _section_of(config, url) or config.config_ini_section)
+    return Where(section, url.masked(), VersionTable(context.version_table, schema))
+
+
+def _section_of(config: Config, url: URL) -> str | None:
+    """The section of the file that names this URL: the multidb template has one for each database."""
+    parser = config.file_config
+    for section in parser.sections():
+        if section != config.config_ini_section and parser.has_option(section, "sqlalchemy.url"):
+            try:
+                if urls.parse(parser.get(section, "sqlalchemy.url")) == url:
+                    return section
+            except Exception:  # noqa: S112  not one that env.py could have used
+                continue
+    return None
 
 
 def _transaction(context: MigrationContext) -> str:
@@ -146,17 +223,17 @@ def _transaction(context: MigrationContext) -> str:
     return "whole-run" if context.impl.transactional_ddl and not context._transaction_per_migration else "per-revision"
 
 
-def translated(error: BaseException, dialect: Dialect) -> RunnerError:
+def translated(error: BaseException) -> RunnerError:
     """An error outside of any revision, as the contract names it."""
     if isinstance(error, SystemExit):
         return ConfigInvalid(f"env.py exited with {error.code!r} outside of any revision.", hint=_LOOK_THERE)
-    driver_error = getattr(error, "orig", None) or error
-    if refusal := dialect.classify(driver_error):
+    if refusal := classified(getattr(error, "orig", None) or error):
         return explained(refusal)
     if isinstance(error, ModuleNotFoundError) and error.name in _DRIVERS:
         return ConfigInvalid(
             f"The driver that the database URL asks env.py for is not installed: {error}.",
-            hint=f"Install it: pip install {_DRIVERS[error.name]}; or write {_ALTERNATIVE[dialect.NAME]} in the URL.",
+            hint=f"Install it: pip install {_DRIVERS[error.name]}; or name a driver that is there:"
+            " mysql+pymysql://…, postgresql+psycopg://…, sqlite:////path/to/file.",
         )
     return ConfigInvalid(f"env.py failed outside of any revision: {located(error)}.", hint=_LOOK_THERE)
 
@@ -172,9 +249,4 @@ _DRIVERS = {
     "aiomysql": "aiomysql",
     "asyncmy": "asyncmy",
     "aiosqlite": "aiosqlite",
-}
-_ALTERNATIVE = {
-    "mysql": "mysql+pymysql://…",
-    "postgresql": "postgresql+psycopg://…",
-    "sqlite": "sqlite:////path/to/file",
 }

@@ -72,6 +72,14 @@ class Settings(BaseSettings):
     section: str = Field("alembic", description="section of the configuration, as alembic -n")
     script_location: str | None = Field(None, description="overrides the configuration; then no file is needed")
     x: Words = Field((), description="arguments for env.py, as alembic -x")
+    context: str | None = Field(
+        None,
+        description="package.module:callable, a context manager in which env.py runs",
+        pattern=r"^[\w.]+:[\w.]+$",
+    )
+    inject_connection: Literal["no", "connection", "engine"] = Field(
+        "no", description='puts it into config.attributes["connection"] for an env.py that demands it'
+    )
     target: Words = Field(("heads",), description="revisions to go to, separated by spaces", min_length=1)
     wait_timeout: Duration = Field(
         timedelta(seconds=120), description="how long the database may take to answer a login"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -12,6 +14,7 @@ from .errors import DatabaseReadOnly, DatabaseUnreachable, RunnerError
 from .events import DatabaseReady, DatabaseWaiting, Emit, counted
 from .stopping import Stop
 
+T = TypeVar("T")
 _LONGEST_PAUSE_S = 5.0
 
 
@@ -23,11 +26,18 @@ class Patience:
     refused_s: float
 
 
-def wait_for_login(database: Database, patience: Patience, *, writable: bool, stop: Stop, emit: Emit) -> None:
-    """Return once a login worked, on a server that takes writes where ``writable`` says so.
+def patiently(
+    attempt: Callable[[float], T],
+    means: Callable[[BaseException], Refusal | None],
+    patience: Patience,
+    *,
+    stop: Stop,
+    emit: Emit,
+) -> T:
+    """What ``attempt`` gives as soon as it does; it is told how many seconds are left.
 
-    Raises the error of the last attempt: at the end of the wait for what may pass by itself, at once
-    for a refusal that stays.
+    Raises its last error: at the end of the wait for what may pass by itself, at once for a refusal
+    that stays and for what ``means`` does not know.
     """
     started = time.monotonic()
     full_jitter = wait_random_exponential(multiplier=0.25, max=_LONGEST_PAUSE_S)
@@ -35,26 +45,19 @@ def wait_for_login(database: Database, patience: Patience, *, writable: bool, st
     def left() -> float:
         return max(0.0, patience.wait_s - (time.monotonic() - started))
 
-    def refusal_of(error: BaseException) -> Refusal:
-        if isinstance(error, DatabaseReadOnly):
-            return Refusal(DatabaseReadOnly, None, str(error).rstrip("."), transient=True)
-        return database.refusal(error)
-
     def may_pass(error: BaseException) -> bool:
-        if not (isinstance(error, DatabaseReadOnly) or database.explains(error)):
-            return False
-        return refusal_of(error).transient or time.monotonic() - started < patience.refused_s
+        refusal = means(error)
+        return refusal is not None and (refusal.transient or time.monotonic() - started < patience.refused_s)
 
     def report(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        refusal = refusal_of(error or TimeoutError())
+        refusal = means(state.outcome.exception() or TimeoutError()) if state.outcome else None
         emit(
             DatabaseWaiting(
                 attempt=state.attempt_number,
                 waited_s=round(time.monotonic() - started, 3),
                 next_in_s=round(state.next_action.sleep if state.next_action else 0.0, 3),
-                code=refusal.code,
-                error=refusal.text,
+                code=refusal.code if refusal else None,
+                error=refusal.text if refusal else "no answer",
             )
         )
 
@@ -66,26 +69,35 @@ def wait_for_login(database: Database, patience: Patience, *, writable: bool, st
         sleep=stop.sleep,
         reraise=True,
     )
-    attempts = 0
+    return retrying(lambda: attempt(left()))
+
+
+def wait_for_login(database: Database, patience: Patience, *, writable: bool, stop: Stop, emit: Emit) -> None:
+    """Return once a login worked, on a server that takes writes where ``writable`` says so.
+
+    Raises the error of the last attempt, as ``patiently`` does.
+    """
+    started, attempts = time.monotonic(), 0
+
+    def means(error: BaseException) -> Refusal | None:
+        if isinstance(error, DatabaseReadOnly):
+            return Refusal(DatabaseReadOnly, None, str(error).rstrip("."), transient=True)
+        return database.refusal(error) if database.explains(error) else None
+
+    def attempt(left_s: float) -> None:
+        nonlocal attempts
+        attempts += 1
+        _attempt(database, min(database.connect_timeout_s, max(left_s, 0.5)), writable, stop, emit, attempts, started)
+
     try:
-        for attempt in retrying:
-            with attempt:
-                attempts += 1
-                _attempt(
-                    database,
-                    min(database.connect_timeout_s, max(left(), 0.5)),
-                    writable,
-                    stop,
-                    emit,
-                    attempts,
-                    started,
-                )
+        patiently(attempt, means, patience, stop=stop, emit=emit)
     except RunnerError:
         raise
     except Exception as error:
-        if not database.explains(error):
+        refusal = means(error)
+        if refusal is None:
             raise
-        raise _final(database, refusal_of(error), attempts, time.monotonic() - started) from error
+        raise _final(database, refusal, attempts, time.monotonic() - started) from error
 
 
 def _attempt(

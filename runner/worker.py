@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -45,9 +46,9 @@ class Channel:
         """From now on the parent hides this text."""
         self._send({"secret": secret})
 
-    def saw(self, rows: tuple[str, ...]) -> None:
-        """The version rows, as another connection than the migrating one sees them."""
-        self._send({"rows": rows})
+    def saw(self, section: str | None, rows: tuple[str, ...]) -> None:
+        """The version rows of a database, as another connection than the migrating one sees them."""
+        self._send({"rows": rows, "section": section})
 
     def statement_sent(self) -> None:
         """A statement that may last whatever happens is about to be sent."""
@@ -132,6 +133,15 @@ def capture_logging(channel: Channel) -> None:
             emit(record)
 
     logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign]
+
+
+def capture_warnings(channel: Channel) -> None:
+    """Turn what Python code warns of into one event each, instead of two lines on stderr."""
+
+    def show(message: Any, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
+        channel.output("warning", "py.warnings", f"{category.__name__}: {message} ({filename}, line {lineno})")
+
+    warnings.showwarning = show
 
 
 def _without_values(text: str) -> str:

@@ -38,7 +38,7 @@ class Story:
     def add_secret(self, secret: str) -> None:
         """Nothing is shown, so nothing is hidden."""
 
-    def saw(self, rows: tuple[str, ...]) -> None:
+    def saw(self, section: str | None, rows: tuple[str, ...]) -> None:
         """Remember the version rows that the last line would tell."""
         self.rows = rows
 
@@ -103,7 +103,6 @@ def upgrade(project: Project, database: Database, *targets: str, **environment: 
         story.error = error
     finally:
         os.chdir(before)
-    story.rows = job.rows
     return story
 
 

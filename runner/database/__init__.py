@@ -6,6 +6,7 @@ with SQLAlchemy 1.4 is served like the newest.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ..errors import ConfigInvalid, RunnerError
 from ..model import VersionTable
 from ..url import URL
 from . import mysql, postgresql, sqlite
-from .dialect import URL_FORM, Dialect, Ending, Refusal, driver_autocommits, from_driver, unrecognised
+from .dialect import URL_FORM, Ask, Dialect, Ending, Refusal, driver_autocommits, from_driver, unrecognised
 
 DIALECTS: Mapping[str, Dialect] = {
     "mysql": cast(Dialect, mysql),
@@ -49,13 +50,22 @@ class Session:
         """Whether the database holds any table but the version table."""
         return self.dialect.has_tables(self.connection, besides)
 
+    @property
+    def ask(self) -> Ask:
+        """Queries on this connection."""
+        return self.dialect.ask(self.connection)
+
+    def identity(self) -> str:
+        """Which database this is, as far as the session can tell."""
+        return self.dialect.identity(self.ask)
+
     def lock_name(self) -> str:
         """The name of this database's migration lock."""
-        return self.dialect.lock_name(self.connection, self.url)
+        return self.dialect.lock_name(self.ask)
 
     def try_lock(self, name: str) -> Callable[[], None] | None:
         """Take the lock without waiting: what releases it, or None."""
-        return self.dialect.try_lock(self.connection, name)
+        return self.dialect.try_lock(self.ask, name)
 
     def close(self) -> None:
         """Close; a connection that is broken already is closed enough."""
@@ -121,6 +131,32 @@ class Database:
         return self.dialect.classify(error) or unrecognised(error)
 
 
+def classified(error: BaseException) -> Refusal | None:
+    """What an error of any driver, of any dialect, means; None when it says nothing of the connection."""
+    packages = {package for kind in type(error).__mro__ for package in _packages(kind.__module__)}
+    for dialect, names in _PACKAGES:
+        if packages & names:
+            return dialect.classify(error)
+    if isinstance(error, (OSError, TimeoutError)) and "asyncpg" in _raised_in(error):  # which lets them through
+        return unrecognised(error)
+    return DIALECTS["mysql"].classify(error)
+
+
+def _packages(module: str) -> set[str]:
+    return {module.partition(".")[0], ".".join(module.split(".")[:3])}
+
+
+def _raised_in(error: BaseException) -> set[str]:
+    frames = traceback.walk_tb(error.__traceback__)
+    return {str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames}
+
+
+_PACKAGES: tuple[tuple[Dialect, set[str]], ...] = (
+    (DIALECTS["sqlite"], {"sqlite3", "sqlalchemy.dialects.sqlite"}),
+    (DIALECTS["postgresql"], {"psycopg", "psycopg2", "asyncpg", "pg8000", "sqlalchemy.dialects.postgresql"}),
+)
+
+
 def explained(refusal: Refusal) -> RunnerError:
     """The error of the contract for what a driver said."""
     return refusal.error(f"{refusal.text}.", code=refusal.code)
@@ -129,11 +165,13 @@ def explained(refusal: Refusal) -> RunnerError:
 __all__ = [
     "DIALECTS",
     "URL_FORM",
+    "Ask",
     "Database",
     "Dialect",
     "Ending",
     "Refusal",
     "Session",
+    "classified",
     "driver_autocommits",
     "explained",
     "unrecognised",

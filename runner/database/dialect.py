@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -11,6 +11,7 @@ from ..model import VersionTable
 from ..url import URL
 
 Ending = Literal["commit", "rollback"] | None  # how a statement ended the transaction; None: it goes on
+Ask = Callable[[str], Sequence[Sequence[Any]]]  # the rows of a query, on the connection of whomever
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Dialect(Protocol):
     DDL_COMMITS: bool
     LOCK_KIND: str
     LOCK_REASON: str
+    LOCKING_READ: str  # ends a SELECT that is to see what others committed; nothing where each does
     DRIVER_HINT: str
 
     def url_problem(self, url: URL) -> tuple[str, str] | None:
@@ -84,11 +86,20 @@ class Dialect(Protocol):
     def has_tables(self, connection: Any, besides: VersionTable) -> bool:
         """Whether the database holds any table but the version table."""
 
-    def lock_name(self, connection: Any, url: URL) -> str:
+    def ask(self, connection: Any) -> Ask:
+        """Queries on this connection."""
+
+    def identity(self, ask: Ask) -> str:
+        """Which database a session is in, as far as it can tell itself."""
+
+    def lock_name(self, ask: Ask) -> str:
         """The name of the migration lock, derived from the database alone."""
 
-    def try_lock(self, connection: Any, name: str) -> Callable[[], None] | None:
+    def try_lock(self, ask: Ask, name: str) -> Callable[[], None] | None:
         """Take the lock without waiting: what releases it, or None when another session holds it."""
+
+    def sees_lock(self, ask: Ask, name: str) -> bool:
+        """Whether a session sees that somebody holds the lock: if not, it is on another server."""
 
     def code_of(self, error: BaseException) -> str | None:
         """The server's own code of an error of any driver of this dialect."""

@@ -22,11 +22,12 @@ from ..errors import (
 )
 from ..model import VersionTable
 from ..url import URL
-from .dialect import SERVER_LOCK, Ending, Refusal, driver_autocommits, from_driver, one_line, server_url_problem
+from .dialect import SERVER_LOCK, Ask, Ending, Refusal, driver_autocommits, from_driver, one_line, server_url_problem
 
 NAME = "mysql"
 DEFAULT_PORT = 3306
 LOCK_KIND, LOCK_REASON = "GET_LOCK", SERVER_LOCK
+LOCKING_READ = "LOCK IN SHARE MODE"
 DDL_COMMITS = True
 DRIVER_HINT = "Install PyMySQL: pip install alembic-job."
 
@@ -239,25 +240,40 @@ def has_tables(connection: Any, besides: VersionTable) -> bool:
     return any(str(row[0]).lower() != besides.name.lower() for row in rows)
 
 
-def lock_name(connection: Any, url: URL) -> str:
+def ask(connection: Any) -> Ask:
+    """Queries on this connection."""
+    return functools.partial(_query, connection)
+
+
+def identity(ask: Ask) -> str:
+    """The database's name, in the case that the server compares it."""
+    name, lower = ask("SELECT DATABASE(), @@lower_case_table_names")[0]
+    return str(name).lower() if int(lower) else str(name)
+
+
+def lock_name(ask: Ask) -> str:
     """GET_LOCK names are server-wide and at most 64 characters, so: a hash of the database's name."""
-    name, lower = _query(connection, "SELECT DATABASE(), @@lower_case_table_names")[0]
-    name = str(name).lower() if int(lower) else str(name)
-    return "alembic-job:" + hashlib.sha256(name.encode()).hexdigest()[:32]
+    return "alembic-job:" + hashlib.sha256(identity(ask).encode()).hexdigest()[:32]
 
 
-def try_lock(connection: Any, name: str) -> Callable[[], None] | None:
+def try_lock(ask: Ask, name: str) -> Callable[[], None] | None:
     """GET_LOCK answers 1, 0 (another session holds it) or NULL (an error, a kill)."""
-    answer = _query(connection, f"SELECT GET_LOCK('{name}', 0)")[0][0]
+    answer = ask(f"SELECT GET_LOCK('{name}', 0)")[0][0]
     if answer is None:
         raise DatabaseUnreachable(f"The server answered NULL to GET_LOCK('{name}'): out of memory, or killed.")
     if not answer:
         return None
 
     def release() -> None:
-        _query(connection, f"SELECT RELEASE_LOCK('{name}')")
+        ask(f"SELECT RELEASE_LOCK('{name}')")
 
     return release
+
+
+def sees_lock(ask: Ask, name: str) -> bool:
+    """By IS_USED_LOCK. A Galera node knows nothing of the locks of another, so there it cannot be told."""
+    used = ask(f"SELECT IS_USED_LOCK('{name}')")[0][0]
+    return used is not None or any(row[1] == "ON" for row in ask("SHOW VARIABLES LIKE 'wsrep_on'"))
 
 
 def code_of(error: BaseException) -> str | None:

@@ -6,6 +6,7 @@ no SQLSTATE, so there it goes by libpq's message; ``tests/contract`` holds the t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import re
@@ -23,11 +24,12 @@ from ..errors import (
 )
 from ..model import VersionTable
 from ..url import URL
-from .dialect import SERVER_LOCK, Ending, Refusal, driver_autocommits, from_driver, one_line, server_url_problem
+from .dialect import SERVER_LOCK, Ask, Ending, Refusal, driver_autocommits, from_driver, one_line, server_url_problem
 
 NAME = "postgresql"
 DEFAULT_PORT = 5432
 LOCK_KIND, LOCK_REASON = "pg_advisory_lock", SERVER_LOCK
+LOCKING_READ = ""
 DDL_COMMITS = False
 DRIVER_HINT = "Install the extra: pip install 'alembic-job[postgresql]'."
 
@@ -184,20 +186,41 @@ def has_tables(connection: Any, besides: VersionTable) -> bool:
     return any(row[0] != besides.name for row in rows)
 
 
-def lock_name(connection: Any, url: URL) -> str:
+def ask(connection: Any) -> Ask:
+    """Queries on this connection."""
+    return functools.partial(_query, connection)
+
+
+def identity(ask: Ask) -> str:
+    """The database's name."""
+    return str(ask("SELECT current_database()")[0][0])
+
+
+def lock_name(ask: Ask) -> str:
     """Advisory locks belong to the database, so one key serves for all."""
     return str(_LOCK_KEY)
 
 
-def try_lock(connection: Any, name: str) -> Callable[[], None] | None:
+def try_lock(ask: Ask, name: str) -> Callable[[], None] | None:
     """Never pg_advisory_lock: who blocks in it holds a snapshot, and CREATE INDEX CONCURRENTLY waits for that."""
-    if not _query(connection, f"SELECT pg_try_advisory_lock({name})")[0][0]:
+    if not ask(f"SELECT pg_try_advisory_lock({name})")[0][0]:
         return None
 
     def release() -> None:
-        _query(connection, f"SELECT pg_advisory_unlock({name})")
+        ask(f"SELECT pg_advisory_unlock({name})")
 
     return release
+
+
+def sees_lock(ask: Ask, name: str) -> bool:
+    """In pg_locks, where a key of 64 bits is shown as two halves."""
+    high, low = divmod(int(name) % 2**64, 2**32)
+    rows = ask(
+        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"  # noqa: S608  numbers
+        f" AND classid = {high} AND objid = {low}"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    return bool(rows)
 
 
 def code_of(error: BaseException) -> str | None:

@@ -12,10 +12,11 @@ from typing import Any
 from ..errors import ConfigInvalid, DatabaseMissing, DatabaseUnreachable, PermissionDenied, RunnerError
 from ..model import VersionTable
 from ..url import URL
-from .dialect import Ending, Refusal, driver_autocommits, from_driver, one_line
+from .dialect import Ask, Ending, Refusal, driver_autocommits, from_driver, one_line
 
 NAME = "sqlite"
 LOCK_KIND, LOCK_REASON = "flock", "a lock file beside the database"
+LOCKING_READ = ""
 DDL_COMMITS = True
 DRIVER_HINT = "Use a Python with the sqlite3 module."
 
@@ -102,12 +103,30 @@ def has_tables(connection: Any, besides: VersionTable) -> bool:
     return any(row[0] != besides.name for row in rows)
 
 
-def lock_name(connection: Any, url: URL) -> str:
+def ask(connection: Any) -> Ask:
+    """Queries on this connection."""
+    return lambda sql: list(connection.execute(sql).fetchall())
+
+
+def identity(ask: Ask) -> str:
+    """The file itself, whatever path led there; nothing for a database in memory."""
+    path = _file(ask)
+    if not path:
+        return ""
+    status = os.stat(path)  # noqa: PTH116
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _file(ask: Ask) -> str:
+    return next((str(path or "") for _, name, path in ask("PRAGMA database_list") if name == "main"), "")
+
+
+def lock_name(ask: Ask) -> str:
     """A file beside the database, whatever path led there."""
-    return f"{path_of(url).resolve()}.alembic-job.lock"
+    return f"{Path(_file(ask)).resolve()}.alembic-job.lock"
 
 
-def try_lock(connection: Any, name: str) -> Callable[[], None] | None:
+def try_lock(ask: Ask, name: str) -> Callable[[], None] | None:
     """flock: the kernel frees it when its holder dies. The file stays; removing it would let two hold it."""
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
@@ -121,6 +140,11 @@ def try_lock(connection: Any, name: str) -> Callable[[], None] | None:
         os.close(descriptor)
 
     return release
+
+
+def sees_lock(ask: Ask, name: str) -> bool:
+    """The lock's name is the file's, so who is in the same file has the same lock."""
+    return name == lock_name(ask)
 
 
 def code_of(error: BaseException) -> str | None:

@@ -40,7 +40,7 @@ def login_of(database: Database) -> Login:
 @pytest.mark.parametrize(
     ("files", "env", "facts"),
     [
-        ({}, {}, ("neither an alembic.ini nor a pyproject.toml",)),
+        ({}, {}, ("no alembic.ini, migrations/alembic.ini or pyproject.toml",)),
         ({}, {"CONFIG": "other.ini"}, ("no Alembic configuration", "/other.ini")),
         ({"alembic.ini": "[alembic]\n"}, {}, ("script_location",)),
         ({"alembic.ini": "[alembic]\nscript_location = gone\n"}, {}, ("gone",)),

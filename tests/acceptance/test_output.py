@@ -225,7 +225,10 @@ os.wait()
         ]
     )
     assert {"straight to 2", "to the first stderr", "and its stderr", "logged in a fork"} <= set(err)
-    assert any(line.endswith("UserWarning: a warning") for line in err)
+    warned = [event for event in result.of("user_output") if event["logger"] == "py.warnings"]
+    assert warned
+    assert {event["level"] for event in warned} == {"warning"}
+    assert all(event["text"].startswith("UserWarning: a warning (") for event in warned)
 
 
 @SQLITE

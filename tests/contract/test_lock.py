@@ -15,7 +15,7 @@ from runner.database import Database as Runners
 from runner.database import Session
 from runner.errors import LockTimeout
 from runner.events import Event, LockAcquired, LockReleased, LockWaiting
-from runner.lock import my_turn
+from runner.lock import Contender, my_turn
 from runner.stopping import Stop
 from tests.contract.test_session import runners
 from tests.databases import Database, sqlite_database
@@ -127,8 +127,10 @@ class Race:
     def run(self, *, always: bool) -> None:
         try:
             arrived = lambda session: self.done and not always  # noqa: E731
-            with my_turn(self.database, self.settings, arrived, stop=stop(), emit=self.events.append) as session:
-                if session is None:
+            with my_turn(
+                {1: Contender(self.database, arrived, self.events.append)}, self.settings, stop=stop()
+            ) as turn:
+                if turn is None:
                     return
                 self.inside += 1
                 self.turns += 1
@@ -170,7 +172,7 @@ def test_who_waits_longer_than_allowed_gives_up(two: tuple[Session, Session], th
     short = loaded(there, LOCK_TIMEOUT="300ms")
     with (
         pytest.raises(LockTimeout),
-        my_turn(runners(there), short, lambda _: False, stop=stop(), emit=events.append),
+        my_turn({1: Contender(runners(there), lambda _: False, events.append)}, short, stop=stop()),
     ):
         raise AssertionError("the lock is held")
     assert [type(event) for event in events] == [LockWaiting]
@@ -191,7 +193,7 @@ def test_a_waiting_run_keeps_no_connection(there: Database, two: tuple[Session, 
     short = loaded(there, LOCK_TIMEOUT="100ms")
     with (
         pytest.raises(LockTimeout),
-        my_turn(waiting, short, lambda _: False, stop=stop(), emit=lambda _: None),
+        my_turn({1: Contender(waiting, lambda _: False, lambda _: None)}, short, stop=stop()),
     ):
         pass
     assert opened
@@ -205,6 +207,38 @@ def test_without_a_lock_every_racer_has_its_turn_at_once(there: Database) -> Non
     events: list[Event] = []
     with ExitStack() as stack:
         for _ in range(2):
-            turn = my_turn(runners(there), unlocked, lambda _: False, stop=stop(), emit=events.append)
+            turn = my_turn({1: Contender(runners(there), lambda _: False, events.append)}, unlocked, stop=stop())
             assert stack.enter_context(turn)
     assert [event.lock_kind for event in events if isinstance(event, LockAcquired)] == ["none", "none"]
+
+
+def two_places(database: Database, events: list[Event], *, arrived: bool = False) -> dict[str, Contender]:
+    contender = Contender(runners(database), lambda _: arrived, events.append)
+    return {"one": contender, "two": contender}
+
+
+def test_one_database_with_two_version_tables_has_one_lock(there: Database) -> None:
+    events: list[Event] = []
+    with my_turn(two_places(there, events), loaded(there), stop=stop()) as turn:
+        assert turn is not None
+        assert set(turn) == {"one", "two"}
+    assert [type(event) for event in events] == [LockAcquired, LockReleased]
+
+
+def test_of_several_locks_a_run_has_all_or_none(there: Database, request: pytest.FixtureRequest) -> None:
+    if there.path:
+        other = sqlite_database(there.path.parent / "other.sqlite")
+        other.execute("PRAGMA user_version = 1")
+    else:
+        other = request.getfixturevalue(f"{there.dialect}_server").new_database()
+    events: list[Event] = []
+    contenders = {
+        database.url: Contender(runners(database), lambda _: False, events.append) for database in (there, other)
+    }
+    with runners(other).session() as holder:
+        assert holder.try_lock(holder.lock_name())
+        short = loaded(there, LOCK_TIMEOUT="100ms")
+        with pytest.raises(LockTimeout), my_turn(contenders, short, stop=stop()):
+            raise AssertionError("one of the locks is held")
+    with runners(there).session() as free:
+        assert free.try_lock(free.lock_name())

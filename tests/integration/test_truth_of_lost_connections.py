@@ -148,7 +148,7 @@ def test_a_server_that_dies_leaves_what_the_events_say(
 ) -> None:
     server = private_server(dialect, **durably)
     database = server.new_database()
-    monkeypatch.setattr("runner.applying._READ_BACK_S", 0.5)
+    monkeypatch.setattr("runner.place._READ_BACK_S", 0.5)
     monkeypatch.setattr("builtins.kill_the_server", server.kill, raising=False)
     project = project_with(tmp_path, third(body + "kill_the_server()\n" + dml("r3_9")), EACH)
     said = story.upgrade(project, database)

@@ -33,8 +33,10 @@ report
 schema worker wait
 screen
 lock history
-job
-seam recording
+job engines host
+seam
+place
+fence recording
 applying
 project
 flow looking
@@ -95,7 +97,7 @@ def test_the_package_is_imported_by_relative_names_alone(path: Path) -> None:
 def test_alembic_and_sqlalchemy_are_imported_where_revisions_are_known_and_run_only() -> None:
     foreign = {"alembic", "sqlalchemy"}
     users = {name_of(p) for p in FILES if foreign & {what.partition(".")[0] for _, what in imports(p)}}
-    assert users <= {"history", "seam", "recording", "applying", "project", "looking"}
+    assert users <= {"history", "host", "seam", "recording", "applying", "project", "looking"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p != PACKAGE / "database" / "__init__.py"], ids=name_of)
