@@ -121,7 +121,8 @@ def url_mistake(config: Config) -> UrlMistake | None:
             "Set ALEMBIC_JOB_DATABASE_URL, or ALEMBIC_JOB_DB_HOST and the other parts, or sqlalchemy.url in the"
             " Alembic configuration."
         )
-        return UrlMistake(url, ConfigInvalid("No database is configured.", hint=hint))
+        why = f": sqlalchemy.url is still the '{_PLACEHOLDER}' that 'alembic init' writes" if url else ""
+        return UrlMistake(url, ConfigInvalid(f"No database is configured{why}.", hint=hint))
     problem = url_problem(url)
     if problem is None:
         return None

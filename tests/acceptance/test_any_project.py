@@ -103,7 +103,7 @@ def with_creator(database: Database) -> str:
     login = database.login
     assert login
     scheme = database.url.partition("://")[0]
-    driver = "pymysql" if "mysql" in scheme else "psycopg" if "psycopg" in scheme else "psycopg2"
+    driver = scheme.partition("+")[2]
     name = "database" if driver == "pymysql" else "dbname"
     connect = (
         f"__import__({driver!r}).connect(host={login.host!r}, port={login.port}, user={login.user!r},"

@@ -96,7 +96,7 @@ def test_a_malformed_url_is_told_without_showing_it(run_job: Run, url: str, fact
 
 def test_an_unusable_url_of_the_configuration_is_told(run_job: Run, tmp_path: Path) -> None:
     project = make_project(tmp_path, linear(1), ini={"sqlalchemy.url": "driver://user:pass@localhost/dbname"})
-    refused(run_job(cwd=project.path), 2, "config_invalid", "sqlalchemy.url", "'driver'")
+    refused(run_job(cwd=project.path), 2, "config_invalid", "sqlalchemy.url", "'driver://'")
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b""], ids=["missing", "not text", "empty"])
