@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     MULTIPLE_HEADS = 31
     TARGET_INVALID = 32
     HISTORY_INVALID = 33
+    SCHEMA_UNMANAGED = 34
     WRONG_DATABASE = 35
     REVISION_FAILED = 40
     REVISION_PARTIAL = 41
@@ -178,6 +179,13 @@ class HistoryInvalid(RunnerError):
 
     exit_code = ExitCode.HISTORY_INVALID
     hint = "Correct down_revision or depends_on in the files named, and build the image again; nothing was changed."
+
+
+class SchemaUnmanaged(RunnerError):
+    """The database has tables and no version, and pending revisions would create tables that exist."""
+
+    exit_code = ExitCode.SCHEMA_UNMANAGED
+    hint = "Mark the database with the revision that its tables are of: alembic-job stamp REVISION."
 
 
 class WrongDatabase(RunnerError):

@@ -24,6 +24,7 @@ def upgrade(job: Job, targets: tuple[str, ...]) -> Result:
     with project.my_turn(project.arrived) as turn:
         if turn is None:  # another run did the work while we waited
             return Result("up_to_date")
+        project.require_managed(turn)
         project.run(turn, lambda place, here, heads: here.upgrade_steps(place.goal, heads), targets)
     for place in project.places:
         if not project.arrived(place, place.rows):  # read back, not assumed
@@ -40,7 +41,7 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
     project = Project(job, writes=True)
     project.wait_and_look((target,))
     place, history = project.place, project.history
-    history.require_known(place.current)
+    project.require_known(place)
     steps = history.downgrade_steps(target, place.current)
     goal = history.resolve_downgrade(target, place.current)
     project.report_plan(place, place.current, goal, steps)
@@ -65,7 +66,7 @@ def stamp(job: Job, targets: tuple[str, ...]) -> Result:
     project = Project(job, writes=True)
     project.wait_and_look(targets, creates=True)
     place, history = project.place, project.history
-    history.require_known(place.current)
+    project.require_known(place)
     goal = history.resolve(targets, place.current)
     project.report_plan(place, place.current, goal, [])
 
@@ -94,7 +95,7 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
         waited_s = time.monotonic() - started
         there = True
         for place in project.places:
-            project.history.require_known(place.rows)
+            project.require_known(place)
             place.goal = project.history.resolve(targets, place.rows)
             there = there and project.arrived(place, place.rows)
         if there or waited_s >= next_report_s:

@@ -21,7 +21,7 @@ from alembic.script import ScriptDirectory
 from alembic.script import revision as graph
 from alembic.util import CommandError
 
-from .errors import ConfigInvalid, HistoryInvalid, MultipleHeads, RevisionUnknown, RunnerError, TargetInvalid
+from .errors import ConfigInvalid, HistoryInvalid, MultipleHeads, RunnerError, TargetInvalid
 from .events import counted, listed
 from .model import Revision
 from .settings import Settings, url_problem
@@ -223,17 +223,6 @@ class History:
                 held.append(self.describe(script))
         return held, missing
 
-    def require_known(self, current: Sequence[str]) -> None:
-        """Raises RevisionUnknown when the database is at a revision that is not here."""
-        missing = self.known(current)[1]
-        if missing:
-            heads = listed([head.revision for head in self.heads()], "none")
-            raise RevisionUnknown(
-                f"The database is at {listed(missing)}, which is not among the {counted(self.count)} of this"
-                f" image (head: {heads}).",
-                revision=missing[0],
-            )
-
     def resolve(self, targets: Sequence[str], current: Sequence[str]) -> tuple[str, ...]:
         """The revisions that a target names, in Alembic's whole syntax, seen from ``current``."""
         found: list[str] = []
@@ -292,6 +281,16 @@ class History:
         with self._errors(" ".join(targets)):
             return list(self.script._stamp_revs(tuple(targets), tuple(current)))
 
+    def _branch_point(self, heads: Sequence[str]) -> str | None:
+        """The newest revision that all of these contain."""
+        revision_map = self.script.revision_map
+        contained = [
+            {one.revision for one in revision_map._get_ancestor_nodes([revision_map.get_revision(head)])}
+            for head in heads
+        ]
+        common = set.intersection(*contained)
+        return next((one.revision for one in self.script.walk_revisions() if one.revision in common), None)
+
     @contextmanager
     def _errors(self, target: str) -> Iterator[None]:
         try:
@@ -305,7 +304,13 @@ class History:
         heads = [head.revision for head in self.heads()]
         if isinstance(cause, graph.MultipleHeads):
             named = sorted(cause.heads)  # all of the image, or those of a branch
-            return MultipleHeads(f"'{target}' is ambiguous: it names {len(named)} heads, {listed(named)}.")
+            fork = self._branch_point(named)
+            parted = f" They parted at {fork}." if fork else " They have nothing in common."
+            return MultipleHeads(
+                f"'{target}' is ambiguous: it names {len(named)} heads, {listed(named)}.{parted}",
+                hint="Use the target 'heads' to go to all of them, or join them:"
+                f" alembic merge -m merge {' '.join(named)}",
+            )
         if isinstance(cause, graph.ResolutionError) and "Multiple" not in str(cause):
             ids = [script.revision for script in self.script.walk_revisions()]
             labels = {label for script in self.script.walk_revisions() for label in script.branch_labels}

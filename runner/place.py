@@ -39,7 +39,7 @@ class Place:
         self.current: Rows = seen.current if seen else ()  # as env.py saw them
         self.rows: Rows = self.current
         self.goal: Rows = ()
-        self.state_if_empty: State = "empty"
+        self.tables: frozenset[str] = frozenset()
         self._look = look
         self._emit = emit
         self._saw = saw
@@ -79,6 +79,17 @@ class Place:
         """Read the rows on this session."""
         self.saw(session.versions(self.table))
         return self.rows
+
+    @property
+    def others(self) -> frozenset[str]:
+        """The tables besides the version table."""
+        own = self.table.name.lower()
+        return frozenset(table for table in self.tables if table.rpartition(".")[2].lower() != own)
+
+    @property
+    def state_if_empty(self) -> State:
+        """What a database without version rows is."""
+        return "unmanaged" if self.others else "empty"
 
     def read_back(self) -> Rows | RunnerError:
         """The committed rows on a new connection; why not, when the server does not tell for a while."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from alembic.config import Config
 from alembic.runtime.migration import RevisionStep
 
-from . import engines
+from . import diagnosis, engines
 from .applying import StepsFrom, apply
 from .database import DIALECTS, Database, Refusal, Session
 from .errors import (
@@ -23,10 +23,11 @@ from .errors import (
     LoginRefused,
     PermissionDenied,
     RunnerError,
+    SchemaUnmanaged,
     TargetNotReached,
     WrongDatabase,
 )
-from .events import EnvironmentConnected, LockWaiting, PendingFields, PlanReady, RevisionListed, listed
+from .events import EnvironmentConnected, LockWaiting, PendingFields, PlanReady, RevisionListed, counted, listed
 from .fence import Busy, Fence
 from .history import History, load_config, load_script, url_mistake
 from .host import host
@@ -173,7 +174,7 @@ class Project:
             return
         with place.database.session() as session:
             place.read_on(session)
-            place.state_if_empty = "unmanaged" if session.has_tables(place.table) else "empty"
+            place.tables = session.tables()
 
     def look_again(self, targets: Sequence[str]) -> None:
         """Read the versions, without ``env.py`` if it has told the version tables already."""
@@ -214,11 +215,34 @@ class Project:
         """Set each database's goal, and say what is to be done to reach it."""
         plans = []
         for place in self.places:
-            self.history.require_known(place.current)
+            self.require_known(place)
             place.goal = self.history.resolve(targets, place.current)
             steps = self.history.upgrade_steps(place.goal, place.current)
             plans.append(self.report_plan(place, place.current, place.goal, steps))
         return plans
+
+    def require_known(self, place: Place) -> None:
+        """Raises RevisionUnknown when a database is at a revision that is not here."""
+        if missing := self.history.known(place.rows)[1] or self.history.known(place.current)[1]:
+            raise diagnosis.unknown_revision(self.history, missing, place.tables)
+
+    def require_managed(self, turn: Turn) -> None:
+        """Raises SchemaUnmanaged when tables that are there without a version would be in the way.
+
+        Under the lock: what another run has created so far, while its version is not there yet, is no such table.
+        """
+        on_unmanaged = self.job.settings.on_unmanaged
+        for place, session in turn.items():
+            place.tables = session.tables()
+            if place.rows or not place.others or on_unmanaged == "upgrade":
+                continue
+            pending = [self.history.describe(step.revision) for step in self.history.upgrade_steps(place.goal, ())]
+            half_done = place.dialect.DDL_COMMITS and place.others != place.tables
+            if error := diagnosis.unmanaged(pending, place.tables, half_done=half_done):
+                raise error
+            if on_unmanaged == "fail":
+                count, names = counted(len(place.others), "table"), listed(sorted(place.others))
+                raise SchemaUnmanaged(f"The database has no version, and {count}: {names}.")
 
     def arrived(self, place: Place, rows: Rows) -> bool:
         """Whether a database at these rows holds its goal."""

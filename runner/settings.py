@@ -95,6 +95,10 @@ class Settings(BaseSettings):
         "default", description="field names of the log platform"
     )
     log_sql: Literal["masked", "full", "off"] = Field("masked", description="literals in SQL and row values in errors")
+    on_unmanaged: Literal["check", "upgrade", "fail"] = Field(
+        "check",
+        description="tables but no version: refuse what would create one that exists; go on; or refuse",
+    )
     heartbeat: Duration = Field(timedelta(seconds=15), description="how often a long wait reports", gt=timedelta(0))
     termination_log: str | None = Field(None, description="file for the termination message")
     image: str | None = Field(None, description="image reference, for events")

@@ -46,9 +46,9 @@ class Session:
         """The committed version rows."""
         return self.dialect.versions(self.connection, table)
 
-    def has_tables(self, besides: VersionTable) -> bool:
-        """Whether the database holds any table but the version table."""
-        return self.dialect.has_tables(self.connection, besides)
+    def tables(self) -> frozenset[str]:
+        """The tables of the database; ``schema.table`` outside of the session's own schema."""
+        return self.dialect.tables(self.connection)
 
     @property
     def ask(self) -> Ask:

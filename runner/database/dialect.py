@@ -83,8 +83,8 @@ class Dialect(Protocol):
     def versions(self, connection: Any, table: VersionTable) -> tuple[str, ...]:
         """The rows of the version table; none when there is no such table."""
 
-    def has_tables(self, connection: Any, besides: VersionTable) -> bool:
-        """Whether the database holds any table but the version table."""
+    def tables(self, connection: Any) -> frozenset[str]:
+        """The tables that are not the system's; ``schema.table`` outside of the session's own schema."""
 
     def ask(self, connection: Any) -> Ask:
         """Queries on this connection."""

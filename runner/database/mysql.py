@@ -234,10 +234,10 @@ def versions(connection: Any, table: VersionTable) -> tuple[str, ...]:
         raise
 
 
-def has_tables(connection: Any, besides: VersionTable) -> bool:
-    """Whether there is a table in the current database."""
+def tables(connection: Any) -> frozenset[str]:
+    """The tables of the current database."""
     rows = _query(connection, "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()")
-    return any(str(row[0]).lower() != besides.name.lower() for row in rows)
+    return frozenset(str(row[0]) for row in rows)
 
 
 def ask(connection: Any) -> Ask:

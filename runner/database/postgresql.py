@@ -176,14 +176,15 @@ def versions(connection: Any, table: VersionTable) -> tuple[str, ...]:
         raise
 
 
-def has_tables(connection: Any, besides: VersionTable) -> bool:
-    """Whether there is a table outside the system's schemas."""
+def tables(connection: Any) -> frozenset[str]:
+    """The tables outside the system's schemas."""
     rows = _query(
         connection,
         # What begins with pg_ is the system's, and other sessions' temporary tables.
-        "SELECT tablename FROM pg_tables WHERE schemaname !~ '^pg_' AND schemaname <> 'information_schema'",
+        "SELECT schemaname = current_schema(), schemaname, tablename FROM pg_tables"
+        " WHERE schemaname !~ '^pg_' AND schemaname <> 'information_schema'",
     )
-    return any(row[0] != besides.name for row in rows)
+    return frozenset(table if own else f"{schema}.{table}" for own, schema, table in rows)
 
 
 def ask(connection: Any) -> Ask:

@@ -95,12 +95,12 @@ def versions(connection: Any, table: VersionTable) -> tuple[str, ...]:
         raise
 
 
-def has_tables(connection: Any, besides: VersionTable) -> bool:
-    """Whether there is a table that is not SQLite's own."""
+def tables(connection: Any) -> frozenset[str]:
+    """The tables that are not SQLite's own."""
     rows = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     )
-    return any(row[0] != besides.name for row in rows)
+    return frozenset(str(row[0]) for row in rows)
 
 
 def ask(connection: Any) -> Ask:

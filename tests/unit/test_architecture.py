@@ -24,6 +24,7 @@ events
 url
 masking
 statements
+tables
 database.dialect
 database.mysql database.postgresql database.sqlite
 database
@@ -34,7 +35,7 @@ schema worker wait
 screen
 lock history
 job engines host
-seam
+seam diagnosis
 place
 fence recording
 applying

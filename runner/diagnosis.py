@@ -1,0 +1,103 @@
+"""Why a database and an image do not fit each other: the facts behind 30 and 34."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import RevisionUnknown, SchemaUnmanaged
+from .events import counted, listed
+from .history import History
+from .model import Revision
+from .tables import created_by
+
+
+def unknown_revision(history: History, missing: Sequence[str], tables: frozenset[str]) -> RevisionUnknown:
+    """The error for a database at revisions that this image does not hold. ``tables`` are those in it."""
+    ids = [revision.revision for revision in history.all()]
+    heads = listed([head.revision for head in history.heads()], "none")
+    said = f"The database is at {listed(tuple(missing))}, which is not among the {counted(len(ids))} of this image"
+    said = f"{said} (head: {heads})."
+    near = difflib.get_close_matches(missing[0], ids, 1, 0.8)
+    if near:
+        said += f" The most alike is {near[0]}."
+    if compiled := _compiled(history, missing[0]):
+        return RevisionUnknown(
+            f"{said} {compiled} is there, so its file was here and was deleted.",
+            hint="Restore the revision's file from the version control, and build the image again.",
+            revision=missing[0],
+        )
+    ours = {table for revision in history.all() for table in created_by(revision.path).mentioned}
+    there = ours & tables
+    if ours and not there:
+        return RevisionUnknown(
+            f"{said} None of the tables that this image's revisions create is there:"
+            " the version table may be another project's.",
+            hint="Give this project a version table of its own (version_table= in context.configure), or correct"
+            " the database URL.",
+            revision=missing[0],
+        )
+    if ours and there == ours:
+        return RevisionUnknown(
+            f"{said} All tables that this image's revisions create are there: this image is older than the database,"
+            " or the revision was renamed.",
+            hint="Deploy the image that holds this revision.",
+            revision=missing[0],
+        )
+    return RevisionUnknown(said, revision=missing[0])
+
+
+def _compiled(history: History, revision: str) -> str | None:
+    """What Python left of a revision file that is gone."""
+    for directory in history.script._version_locations if hasattr(history.script, "_version_locations") else ():
+        for found in sorted(Path(directory, "__pycache__").glob(f"{revision}*.pyc")):
+            return found.name
+    return None
+
+
+def clash(pending: Sequence[Revision], tables: frozenset[str]) -> dict[str, list[str]]:
+    """Which pending revisions would create which tables that are there already."""
+    found: dict[str, list[str]] = {}
+    gone: set[str] = set()
+    for revision in pending:
+        does = created_by(revision.path)
+        gone |= does.gone
+        if there := [table for table in does.certain if table in tables and table not in gone]:
+            found[revision.revision] = there
+    return found
+
+
+def unmanaged(pending: Sequence[Revision], tables: frozenset[str], *, half_done: bool) -> SchemaUnmanaged | None:
+    """The error for a database with tables and without a version, when a pending revision would create one of them.
+
+    ``half_done``: there is an empty version table, and statements of a failed run would have stayed.
+    """
+    found = clash(pending, tables)
+    if not found:
+        return None
+    names = [table for there in found.values() for table in there]
+    held = _held_until(pending, tables)
+    said = (
+        f"The database has no version, and {listed(names)} {'is' if len(names) == 1 else 'are'} there already, which"
+        f" {listed(list(found))} would create."
+    )
+    if half_done:
+        said += " Its version table is empty: a first run may have failed half-way."
+    mark = f"alembic-job stamp {held or 'REVISION'}"
+    seen = f" (all tables up to {held} are there)" if held else ""
+    hint = f"If the tables are those of a revision{seen}, compare them with it, and mark the database: {mark}."
+    if half_done:
+        hint += " If they are what a failed run left, undo its statements instead; its output lists them."
+    return SchemaUnmanaged(hint=hint, message=said, revision=next(iter(found)))
+
+
+def _held_until(pending: Sequence[Revision], tables: frozenset[str]) -> str | None:
+    """The last revision up to which every table that is certainly created is there."""
+    held, later = None, {table for revision in pending for table in created_by(revision.path).gone}
+    for revision in pending:
+        made = [table for table in created_by(revision.path).mentioned if table not in later]
+        if any(table not in tables for table in made):
+            break
+        held = revision.revision
+    return held
