@@ -16,7 +16,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := -m pytest -n 2 --dist worksteal
 
 # What tests/newest.txt brings does not work with the oldest dependencies.
-NEWEST_ONLY := tests/acceptance/test_optuna.py
+NEWEST_ONLY := tests/acceptance/test_optuna.py tests/acceptance/test_frameworks.py
 
 .PHONY: test lint unit demo venvs clean
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -103,13 +103,12 @@ def _flask(script: ScriptDirectory) -> Callable[[], AbstractContextManager[Any]]
         load_dotenv()
         app = ScriptInfo().load_app()
     except Exception as error:
-        said = " ".join(str(error).split())
         raise ConfigInvalid(
-            f"{env} uses flask.current_app, and the application cannot be loaded: {said or located(error)}.",
+            f"{env} uses flask.current_app, and the application cannot be loaded: {located(error)}.",
             hint="Set FLASK_APP as for 'flask db', or ALEMBIC_JOB_CONTEXT to a context manager that opens"
             " the application's context.",
         ) from error
-    return app.app_context  # type: ignore[no-any-return]
+    return cast(Callable[[], AbstractContextManager[Any]], app.app_context)
 
 
 @contextmanager
