@@ -54,6 +54,8 @@ class URL:
         host = f"[{self.host}]" if self.host and ":" in self.host else self.host or ""
         port = f":{self.port}" if self.port is not None else ""
         name = (self.database or "").replace("%", "%25").replace("?", "%3F")
+        if self.password is None and ":" in host + port:  # else "h:1/@" would be read as user and password
+            name = name.replace("@", "%40")
         database = f"/{name}" if self.database is not None else ""
         query = f"?{urlencode(self.query)}" if self.query else ""
         return f"{self.driver}://{login}{host}{port}{database}{query}"

@@ -109,7 +109,7 @@ def test_a_written_url_is_read_as_sqlalchemy_reads_it(text: str) -> None:
     if misread(text):
         return
     try:
-        expected = parts_of_theirs(text)
+        expected = parts_of_theirs(text.strip())  # ours takes no blanks around it, as a file with a secret has
     except Exception:
         expected = None
     try:
@@ -121,7 +121,8 @@ def test_a_written_url_is_read_as_sqlalchemy_reads_it(text: str) -> None:
     assert found == expected
 
 
-@given(TEXT.map(lambda text: f"xyzzy{text}"), PLAIN)
+# Without what would end the host's part before the port: then the rest is a database, or a query.
+@given(TEXT.map(lambda text: "xyzzy" + re.sub(r"[@/?]", "", text)), PLAIN)
 def test_a_malformed_url_is_refused_without_being_shown(secret: str, host: str) -> None:
     for text in (f"no-url:{secret}@{host}", f"mysql://u:{secret}@{host}:port/d"):
         with pytest.raises(MalformedURL) as caught:
