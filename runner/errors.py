@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     INTERNAL = 1
     CONFIG_INVALID = 2
     PENDING = 3
+    DRIFT = 4
     DATABASE_UNREACHABLE = 10
     LOGIN_REFUSED = 11
     DATABASE_MISSING = 12
@@ -30,6 +31,7 @@ class ExitCode(IntEnum):
     HISTORY_INVALID = 33
     SCHEMA_UNMANAGED = 34
     WRONG_DATABASE = 35
+    FINDINGS = 37
     REVISION_FAILED = 40
     REVISION_PARTIAL = 41
     TARGET_NOT_REACHED = 45
@@ -193,6 +195,20 @@ class WrongDatabase(RunnerError):
 
     exit_code = ExitCode.WRONG_DATABASE
     hint = "Make env.py use sqlalchemy.url, or give alembic-job the URL that env.py uses; nothing was changed."
+
+
+class Pending(RunnerError):
+    """Revisions are pending, and what was asked for needs a database that holds them all."""
+
+    exit_code = ExitCode.PENDING
+    hint = "Bring the database to the newest revision first: alembic-job upgrade."
+
+
+class Findings(RunnerError):
+    """``baseline``: the database is not what the revision makes it."""
+
+    exit_code = ExitCode.FINDINGS
+    hint = "'alembic-job doctor' looks at everything."
 
 
 class RevisionFailed(RunnerError):

@@ -74,7 +74,7 @@ def test_the_exit_codes_in_the_docs_are_those_of_the_code(text: str) -> None:
         for code in row[0].split(" / "):
             documented[int(code)] = (names(row[1])[0], row[2])
     assert documented == {
-        int(code): (code.title, "\N{EN DASH}" if code in (0, 3) else "yes" if code.retryable else "no")
+        int(code): (code.title, "\N{EN DASH}" if code in (0, 3, 4, 37) else "yes" if code.retryable else "no")
         for code in ExitCode
     }
 
