@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shlex
 import traceback
@@ -23,6 +24,14 @@ from .worker import Channel, failure
 
 _DESCRIPTION = "Brings a database to a target Alembic revision, and says what happened in JSON lines and an exit code."
 _TARGET_HELP = "revision, head, heads, rev+N, +N, branch@head; several are separated by spaces"
+
+_AUTHORING = {
+    "init": "Alembic's own: start a migrations directory",
+    "revision": "Alembic's own: write a new revision file",
+    "merge": "Alembic's own: write a revision file that joins several heads",
+    "branches": "Alembic's own: show where the history branches",
+    "show": "Alembic's own: show a revision",
+}
 
 _STDOUT = 1
 
@@ -79,10 +88,28 @@ def parser() -> argparse.ArgumentParser:
     command("current", "the revisions that the database is at")
     command("heads", "the revisions that no other follows")
     command("history", "all revisions, parents first")
+    command("check", "what models and databases differ in, with Alembic's comparison; 4 when they do")
+    examining = command("doctor", "every check, nothing changed; each finding with its cause and the remedy")
+    targets(examining)
+    for name, about in _AUTHORING.items():
+        commands.add_parser(name, help=about, parents=[common], add_help=False, allow_abbrev=False)
     command("config", "effective settings and where each came from").add_argument(
         "--schema", action="store_true", help="the settings as JSON Schema"
     )
     return top
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    ours = parser()
+    options, rest = ours.parse_known_args(list(arguments))
+    options.flags = argparse.Namespace()
+    if options.command in _AUTHORING:
+        from . import authoring  # noqa: PLC0415  imports Alembic
+
+        options.flags = authoring.parsed(options.command, rest, ours.error)
+    elif rest:
+        ours.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def _help(field: str) -> str:
@@ -98,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
         pass
     os.close(descriptor)
     try:
-        options = parser().parse_args(list(arguments))
+        options = _parsed(arguments)
         given = {
             field: " ".join(map(shlex.quote, value)) if isinstance(value, list) else value
             for field, value in vars(options).items()
@@ -129,8 +156,9 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     targets = job.settings.target
     if command == "downgrade":
         targets = (options.down_to,)
-    offline = command in ("heads", "history", "config")
-    job.announce(command, () if offline or command == "current" else targets, connects=not offline)
+    offline = command in ("heads", "history", "config", "init", "merge", "branches", "show")
+    aims = command in ("upgrade", "wait", "downgrade", "stamp", "status", "plan", "doctor")
+    job.announce(command, targets if aims else (), connects=not offline)
     if job.loaded.doubts:
         job.emit(SettingsDoubtful(problems=_problems(job.loaded.doubts)))
     if command == "config":
@@ -138,7 +166,7 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     if command == "wait" and options.wait_for == "connection" and job.given():  # without importing Alembic
         job.wait_for(job.database, writable=False)
         return Result("ready")
-    from . import flow, looking  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
+    from . import authoring, doctor, drift, flow, looking  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
 
     known: dict[str, Callable[[], Result]] = {
         "upgrade": lambda: flow.upgrade(job, targets),
@@ -156,6 +184,9 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
         "current": lambda: looking.current(job),
         "heads": lambda: looking.heads(job),
         "history": lambda: looking.history(job),
+        "check": lambda: drift.check(job),
+        "doctor": lambda: doctor.examine(job, targets),
+        **{name: functools.partial(authoring.run, job, name, options.flags) for name in _AUTHORING},
     }
     if command == "plan" and options.start and not options.sql:
         raise ConfigInvalid("--from belongs to --sql.", hint="Write: alembic-job plan --sql --from REV")

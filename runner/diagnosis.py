@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import RevisionUnknown, SchemaUnmanaged
+from .errors import RevisionPartial, RevisionUnknown, SchemaUnmanaged, TargetInvalid
 from .events import counted, listed
 from .history import History
 from .model import Revision
@@ -46,6 +46,19 @@ def unknown_revision(history: History, missing: Sequence[str], tables: frozenset
             revision=missing[0],
         )
     return RevisionUnknown(said, revision=missing[0])
+
+
+def contradicting_rows(history: History, rows: Sequence[str], name: str) -> TargetInvalid:
+    """The error for a version table with rows that others of them contain, as after an edit by hand."""
+    implied = history.implied(rows)
+    kept = [row for row in rows if row not in implied]
+    verb = "is contained in" if len(implied) == 1 else "are contained in"
+    return TargetInvalid(
+        f"The version table of {name} holds {listed(tuple(rows))}, and {listed(implied)} {verb} {listed(kept)}:"
+        " no plan can start from there.",
+        hint="If the database is at the later one, which is most likely, mark it so:"
+        f" alembic-job stamp {' '.join(kept)}",
+    )
 
 
 def _compiled(history: History, revision: str) -> str | None:
@@ -90,6 +103,21 @@ def unmanaged(pending: Sequence[Revision], tables: frozenset[str], *, half_done:
     if half_done:
         hint += " If they are what a failed run left, undo its statements instead; its output lists them."
     return SchemaUnmanaged(hint=hint, message=said, revision=next(iter(found)))
+
+
+def half_done(pending: Sequence[Revision], tables: frozenset[str]) -> RevisionPartial | None:
+    """The error for a database with a version, in which the next revision would create a table that is there."""
+    found = clash(pending, tables)
+    if not found:
+        return None
+    revision, names = next(iter(found.items()))
+    are = "is" if len(names) == 1 else "are"
+    return RevisionPartial(
+        f"{listed(names)} {are} there already, which the pending {revision} would create.",
+        hint="If a run failed in that revision, undo its statements, which its output lists; if somebody made the table"
+        " by hand, rename it, or make the revision create it only where it is missing.",
+        revision=revision,
+    )
 
 
 def _held_until(pending: Sequence[Revision], tables: frozenset[str]) -> str | None:

@@ -166,7 +166,7 @@ class MultipleHeads(RunnerError):
     """``head`` names more than one revision."""
 
     exit_code = ExitCode.MULTIPLE_HEADS
-    hint = "Use the target 'heads' to go to all of them, or join them with 'alembic merge heads'."
+    hint = "Use the target 'heads' to go to all of them, or join them: alembic-job merge -m merge heads."
 
 
 class TargetInvalid(RunnerError):
@@ -204,8 +204,15 @@ class Pending(RunnerError):
     hint = "Bring the database to the newest revision first: alembic-job upgrade."
 
 
+class Drift(RunnerError):
+    """``check``: the models and the database differ."""
+
+    exit_code = ExitCode.DRIFT
+    hint = "Write the revision that is missing, and review it: alembic-job revision --autogenerate -m MESSAGE."
+
+
 class Findings(RunnerError):
-    """``baseline``: the database is not what the revision makes it."""
+    """``doctor`` found something; ``baseline``: the database is not what the revision makes it."""
 
     exit_code = ExitCode.FINDINGS
     hint = "'alembic-job doctor' looks at everything."

@@ -407,6 +407,56 @@ class SqlPlanned(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DifferenceFound(Event):
+    """What would have to be done to the database, to make it what it should be."""
+
+    name = "difference_found"
+    level = "warning"
+    operation: str
+    table: str | None
+    object: str | None
+    database: str | None
+    models: str | None
+
+    @property
+    def message(self) -> str:
+        where = ".".join(filter(None, (self.table, self.object)))
+        there = f": {self.database or 'nothing'} in the database, {self.models or 'nothing'} in the models"
+        return f"{self.operation} {where}".rstrip() + (there if self.database or self.models else "") + "."
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckPassed(Event):
+    """``doctor`` looked, and all is well there."""
+
+    name = "check_passed"
+    check: str
+    found: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.check}: {self.found}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding(Event):
+    """``doctor`` found something: what it is, and what to do."""
+
+    name = "finding"
+    level = "warning"
+    check: str
+    exit_name: str
+    error: str
+    hint: str
+    code: str | None
+    revision: str | None
+
+    @property
+    def message(self) -> str:
+        return f"{self.check}: {self.error} {self.hint}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SettingListed(Event):
     """One effective setting: the answer of ``config``."""
 

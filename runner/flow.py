@@ -41,7 +41,7 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
     project = Project(job, writes=True)
     project.wait_and_look((target,))
     place, history = project.place, project.history
-    project.require_known(place)
+    project.require_sound(place)
     steps = history.downgrade_steps(target, place.current)
     goal = history.resolve_downgrade(target, place.current)
     project.report_plan(place, place.current, goal, steps)
@@ -95,7 +95,7 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
         waited_s = time.monotonic() - started
         there = True
         for place in project.places:
-            project.require_known(place)
+            project.require_sound(place)
             place.goal = project.history.resolve(targets, place.rows)
             there = there and project.arrived(place, place.rows)
         if there or waited_s >= next_report_s:

@@ -7,6 +7,7 @@ import difflib
 import inspect
 import os
 import re
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,7 @@ def load_config(settings: Settings, url: str | None) -> Config:
     elif path:
         arguments["file_"] = str(path)
     config = Config(**arguments)
+    config.stdout = sys.stdout  # the default is what it was when Alembic was imported
     config.cmd_opts = argparse.Namespace(x=list(settings.x) or None, config=str(path or ""), name=settings.section)
     try:
         if settings.script_location:
@@ -63,7 +65,7 @@ def load_config(settings: Settings, url: str | None) -> Config:
             config.set_main_option("script_location", _escaped(str(path.parent)))
         getattr(config, "toml_alembic_config", None)  # and the other, since Alembic 1.16
     except Exception as error:
-        raise ConfigInvalid(f"{path} cannot be read: {_first_line(error)}.") from error
+        raise ConfigInvalid(f"{path} cannot be read: {first_line(error)}.") from error
     return config
 
 
@@ -114,7 +116,7 @@ def url_mistake(config: Config) -> UrlMistake | None:
     try:
         url = config.get_main_option("sqlalchemy.url")
     except Exception as error:
-        said = f"sqlalchemy.url of the configuration cannot be read: {_first_line(error)}."
+        said = f"sqlalchemy.url of the configuration cannot be read: {first_line(error)}."
         return UrlMistake(None, ConfigInvalid(said))
     if not url or url.startswith(_PLACEHOLDER):
         hint = (
@@ -134,7 +136,7 @@ def load_script(config: Config) -> ScriptDirectory:
     try:
         return ScriptDirectory.from_config(config)
     except Exception as error:
-        said = _first_line(error).partition("  Please ")[0].rstrip(".")  # … use the 'init' command
+        said = first_line(error).partition("  Please ")[0].rstrip(".")  # … use the 'init' command
         raise ConfigInvalid(
             f"The Alembic configuration, section [{config.config_ini_section}]: {said}.",
             hint=f"Correct script_location in the Alembic configuration, section [{config.config_ini_section}],"
@@ -159,7 +161,7 @@ class History:
             try:
                 script.get_bases()
             except graph.RevisionError as error:
-                raise HistoryInvalid(f"{_first_line(error)}.") from error
+                raise HistoryInvalid(f"{first_line(error)}.") from error
             except KeyError as error:
                 missing = f"Revision {error.args[0]} is referred to and has no file"
                 told = (str(w.message) for w in caught if _CONTRADICTIONS[1] in str(w.message))
@@ -167,7 +169,7 @@ class History:
             except CommandError as error:
                 cause = error.__cause__
                 kind = HistoryInvalid if isinstance(cause, graph.RevisionError) else ConfigInvalid
-                raise kind(f"{_first_line(error)}.") from error
+                raise kind(f"{first_line(error)}.") from error
             except Exception as error:
                 raise ConfigInvalid(
                     f"A revision file cannot be loaded: {located(error)}.",
@@ -227,7 +229,7 @@ class History:
         """The revisions that a target names, in Alembic's whole syntax, seen from ``current``."""
         found: list[str] = []
         for target in targets:
-            with self._errors(target):
+            with self.errors(target):
                 parsed: Any = self.script.revision_map._parse_upgrade_target(
                     current_revisions=tuple(current), target=target, assert_relative_length=True
                 )
@@ -236,7 +238,7 @@ class History:
                 found += sorted({script.revision for script in parsed} - set(found))
         return self._without_implied(found)
 
-    def _without_implied(self, revisions: list[str]) -> tuple[str, ...]:
+    def _without_implied(self, revisions: Sequence[str]) -> tuple[str, ...]:
         """Leave out what another of these revisions contains: Alembic refuses such targets, or stamps them all."""
         revision_map = self.script.revision_map
         contained = {
@@ -251,8 +253,8 @@ class History:
         """Alembic's own plan from ``current`` to revisions that ``resolve`` named."""
         if not resolved:
             return []
-        with self._errors(" ".join(resolved)):
-            return list(self.script._upgrade_revs(tuple(resolved), tuple(current)))  # type: ignore[arg-type]
+        with self.errors(" ".join(resolved)):
+            return list(self.script._upgrade_revs(tuple(resolved), self._without_implied(current)))  # type: ignore[arg-type]
 
     def holds(self, current: Sequence[str], resolved: Sequence[str]) -> bool:
         """Whether a database at ``current`` has these revisions applied."""
@@ -260,7 +262,7 @@ class History:
 
     def resolve_downgrade(self, target: str, current: Sequence[str]) -> tuple[str, ...]:
         """The revision that a downgrade leads to; none for the base."""
-        with self._errors(target):
+        with self.errors(target):
             _, found = self.script.revision_map._parse_downgrade_target(
                 current_revisions=tuple(current), target=target, assert_relative_length=True
             )
@@ -273,13 +275,21 @@ class History:
                 f"The target '{target}' is ambiguous: the database is at {listed(tuple(current))}.",
                 hint=f"Name the revision to go down to, or the branch: BRANCH@{target}.",
             )
-        with self._errors(target):
+        with self.errors(target):
             return list(self.script._downgrade_revs(target, tuple(current)))  # type: ignore[arg-type]
 
     def stamp_steps(self, targets: Sequence[str], current: Sequence[str]) -> list[StampStep]:
         """Alembic's own plan to move the version without running anything."""
-        with self._errors(" ".join(targets)):
-            return list(self.script._stamp_revs(tuple(targets), tuple(current)))
+        kept = self._without_implied(current)
+        with self.errors(" ".join(targets)):
+            stamped = list(self.script._stamp_revs(tuple(targets), kept))
+        # What another row contains should not be there, and Alembic would leave it.
+        too_many = [StampStep(row, None, False, True, self.script.revision_map) for row in self.implied(current)]
+        return [*too_many, *stamped]
+
+    def implied(self, current: Sequence[str]) -> tuple[str, ...]:
+        """The rows of a version table that others of them contain: Alembic writes none."""
+        return tuple(sorted(set(current) - set(self._without_implied(current))))
 
     def _branch_point(self, heads: Sequence[str]) -> str | None:
         """The newest revision that all of these contain."""
@@ -291,26 +301,35 @@ class History:
         common = set.intersection(*contained)
         return next((one.revision for one in self.script.walk_revisions() if one.revision in common), None)
 
+    def parted(self) -> MultipleHeads | None:
+        """The error for branches that nobody named, which most likely nobody wanted either."""
+        unnamed = [head.revision for head in self.heads() if not head.branch_labels]
+        return self._ambiguous("head", unnamed) if len(unnamed) > 1 and self._branch_point(unnamed) else None
+
+    def _ambiguous(self, target: str, heads: Sequence[str]) -> MultipleHeads:
+        fork = self._branch_point(heads)
+        parted = f" They parted at {fork}." if fork else " They have nothing in common."
+        return MultipleHeads(
+            f"'{target}' is ambiguous: it names {len(heads)} heads, {listed(tuple(heads))}.{parted}",
+            hint="Use the target 'heads' to go to all of them, or join them:"
+            f" alembic-job merge -m merge {' '.join(heads)}",
+        )
+
     @contextmanager
-    def _errors(self, target: str) -> Iterator[None]:
+    def errors(self, target: str) -> Iterator[None]:
+        """In here Alembic's complaints about a target come out as the contract names them."""
         try:
             yield
         except (CommandError, graph.RevisionError, AssertionError, AttributeError) as error:
             # The last two are how Alembic's parser fails at "", "branch@-1" without that branch, "rev-9".
-            raise self._explained(error, target) from error
+            raise self.explained(error, target) from error
 
-    def _explained(self, error: Exception, target: str) -> RunnerError:
+    def explained(self, error: Exception, target: str) -> RunnerError:
+        """What Alembic said of a target, with the facts of this image."""
         cause = error.__cause__ if isinstance(error, CommandError) else error
         heads = [head.revision for head in self.heads()]
         if isinstance(cause, graph.MultipleHeads):
-            named = sorted(cause.heads)  # all of the image, or those of a branch
-            fork = self._branch_point(named)
-            parted = f" They parted at {fork}." if fork else " They have nothing in common."
-            return MultipleHeads(
-                f"'{target}' is ambiguous: it names {len(named)} heads, {listed(named)}.{parted}",
-                hint="Use the target 'heads' to go to all of them, or join them:"
-                f" alembic merge -m merge {' '.join(named)}",
-            )
+            return self._ambiguous(target, sorted(cause.heads))  # all of the image, or those of a branch
         if isinstance(cause, graph.ResolutionError) and "Multiple" not in str(cause):
             ids = [script.revision for script in self.script.walk_revisions()]
             labels = {label for script in self.script.walk_revisions() for label in script.branch_labels}
@@ -320,7 +339,7 @@ class History:
                 f"The target '{target}' is not among the {counted(len(ids))} of this image (head:"
                 f" {listed(heads, 'none')}).{meant}"
             )
-        text = _first_line(error)
+        text = first_line(error)
         said = next((plain for words, plain in _PLAINER if words in text), text)
         return TargetInvalid(f"The target '{target}' cannot be used: {said}.")
 
@@ -334,7 +353,7 @@ def _files(script: ScriptDirectory, said: str) -> str:
 
 def located(error: BaseException) -> str:
     """``ValueError: text (migrations/env.py, line 12)``: the last place in files that are not a library's."""
-    said = f"{type(error).__name__}: {_first_line(error)}" if str(error) else type(error).__name__
+    said = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({_shown(error.filename or '?')}, line {error.lineno})"
     frames = [
@@ -356,7 +375,8 @@ def _shown(path: str) -> str:
     return path if relative.startswith("..") else relative
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows for developers."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 

@@ -23,7 +23,7 @@ def status(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
     project.wait_and_look(targets)
     if exit_code:
         for place in project.places:
-            project.require_known(place)
+            project.require_sound(place)
     return _planned(project, targets, exit_code=exit_code)
 
 
@@ -32,7 +32,7 @@ def plan(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
     project = Project(job)
     project.wait_and_look(targets)
     for place in project.places:
-        project.require_known(place)
+        project.require_sound(place)
     return _planned(project, targets, exit_code=exit_code)
 
 
@@ -76,7 +76,7 @@ def plan_sql(job: Job, targets: tuple[str, ...], start: str | None) -> Result:
     if start is None:
         project.wait_and_look(targets)
         at = project.place.current
-        project.require_known(project.place)
+        project.require_sound(project.place)
     else:
         at = project.history.resolve((start,), ())
     goal = project.history.resolve(targets, at)

@@ -64,7 +64,8 @@ class Project:
     def history(self) -> History:
         """The revisions, as ``env.py`` set them up when it was looked at; without a look, as they lie there."""
         if self._history is None:
-            self._history = History.load(self.environment.script)
+            # Not the script that env.py had: one that failed to load once says less the second time.
+            self._history = History.load(load_script(self.config()))
         return self._history
 
     @property
@@ -215,7 +216,7 @@ class Project:
         """Set each database's goal, and say what is to be done to reach it."""
         plans = []
         for place in self.places:
-            self.require_known(place)
+            self.require_sound(place)
             place.goal = self.history.resolve(targets, place.current)
             steps = self.history.upgrade_steps(place.goal, place.current)
             plans.append(self.report_plan(place, place.current, place.goal, steps))
@@ -226,23 +227,38 @@ class Project:
         if missing := self.history.known(place.rows)[1] or self.history.known(place.current)[1]:
             raise diagnosis.unknown_revision(self.history, missing, place.tables)
 
+    def require_sound(self, place: Place) -> None:
+        """Raises RevisionUnknown, and TargetInvalid for version rows that nothing can be planned from."""
+        self.require_known(place)
+        if self.history.implied(place.rows):
+            raise diagnosis.contradicting_rows(self.history, place.rows, place.name)
+
     def require_managed(self, turn: Turn) -> None:
         """Raises SchemaUnmanaged when tables that are there without a version would be in the way.
 
         Under the lock: what another run has created so far, while its version is not there yet, is no such table.
         """
-        on_unmanaged = self.job.settings.on_unmanaged
         for place, session in turn.items():
             place.tables = session.tables()
-            if place.rows or not place.others or on_unmanaged == "upgrade":
-                continue
-            pending = [self.history.describe(step.revision) for step in self.history.upgrade_steps(place.goal, ())]
-            half_done = place.dialect.DDL_COMMITS and place.others != place.tables
-            if error := diagnosis.unmanaged(pending, place.tables, half_done=half_done):
+            if error := self.unmanaged(place):
                 raise error
-            if on_unmanaged == "fail":
-                count, names = counted(len(place.others), "table"), listed(sorted(place.others))
-                raise SchemaUnmanaged(f"The database has no version, and {count}: {names}.")
+
+    def unmanaged(self, place: Place) -> SchemaUnmanaged | None:
+        """The error for tables without a version, as far as ``ON_UNMANAGED`` minds them."""
+        on_unmanaged = self.job.settings.on_unmanaged
+        if place.rows or not place.others or on_unmanaged == "upgrade":
+            return None
+        half_done = place.dialect.DDL_COMMITS and place.others != place.tables
+        if error := diagnosis.unmanaged(self.pending(place), place.tables, half_done=half_done):
+            return error
+        if on_unmanaged == "fail":
+            count, names = counted(len(place.others), "table"), listed(sorted(place.others))
+            return SchemaUnmanaged(f"The database has no version, and {count}: {names}.")
+        return None
+
+    def pending(self, place: Place) -> list[Revision]:
+        """The revisions from the committed rows to the goal, in order."""
+        return [self.history.describe(step.revision) for step in self.history.upgrade_steps(place.goal, place.rows)]
 
     def arrived(self, place: Place, rows: Rows) -> bool:
         """Whether a database at these rows holds its goal."""

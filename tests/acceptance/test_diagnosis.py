@@ -133,4 +133,4 @@ def test_two_heads_are_told_with_where_they_parted_and_how_to_join_them(
     project = make_project(tmp_path, [*linear(2), creates("left", "l3", "r2"), creates("right", "m3", "r2")])
     result = run_job("upgrade", "head", cwd=project.path, env={URL: database.url})
     refused(result, 31, "multiple_heads", "l3, m3", "parted at r2")
-    assert "alembic merge -m merge l3 m3" in result.finished["hint"]
+    assert "alembic-job merge -m merge l3 m3" in result.finished["hint"]

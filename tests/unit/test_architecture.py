@@ -40,7 +40,8 @@ place
 fence recording
 applying
 project
-flow looking
+flow looking drift doctor
+authoring
 cli
 """.strip().splitlines()
 HEIGHT = {module: height for height, line in enumerate(LAYERS) for module in line.split()}
@@ -98,7 +99,7 @@ def test_the_package_is_imported_by_relative_names_alone(path: Path) -> None:
 def test_alembic_and_sqlalchemy_are_imported_where_revisions_are_known_and_run_only() -> None:
     foreign = {"alembic", "sqlalchemy"}
     users = {name_of(p) for p in FILES if foreign & {what.partition(".")[0] for _, what in imports(p)}}
-    assert users <= {"history", "host", "seam", "recording", "applying", "project", "looking"}
+    assert users <= {"history", "host", "seam", "recording", "applying", "project", "looking", "drift", "authoring"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p != PACKAGE / "database" / "__init__.py"], ids=name_of)

@@ -10,7 +10,8 @@ from runner.errors import ExitCode
 from runner.settings import FIELDS, WITH_FILE, variable
 
 MANIFEST = Path(__file__).parents[2] / "k8s" / "job.yaml"
-ANSWERS = {ExitCode.OK, ExitCode.PENDING, ExitCode.DRIFT, ExitCode.FINDINGS}  # no failure, and nothing that a Job could see from "upgrade"
+# No failure, and nothing that a Job could see from "upgrade".
+ANSWERS = {ExitCode.OK, ExitCode.PENDING, ExitCode.DRIFT, ExitCode.FINDINGS}
 
 
 @pytest.fixture
