@@ -126,15 +126,14 @@ class Recording:
         for name, listener in (
             ("before_cursor_execute", self._before_statement),
             ("after_cursor_execute", self._after_statement),
-            ("handle_error", self._after_failure),
         ):
             event.listen(engine, name, listener)
             self._detach.append(functools.partial(event.remove, engine, name, listener))
-        migrating = connection.connection
+        migrating, attached = connection.connection, [True]
         commit, rollback = dialect.do_commit, dialect.do_rollback
 
         def do_commit(dbapi: Any) -> None:
-            ours = dbapi is migrating
+            ours = dbapi is migrating and bool(attached)
             aborted = ours and self.dialect.aborted(_driver_connection(dbapi))
             if ours and self._inside and self.flight and self.flight.changed:
                 self._say_sent()
@@ -144,18 +143,44 @@ class Recording:
 
         def do_rollback(dbapi: Any) -> None:
             rollback(dbapi)
-            if dbapi is migrating:
+            if dbapi is migrating and attached:
                 self._transaction_ended("rollback")
 
-        dialect.do_commit, dialect.do_rollback = do_commit, do_rollback
-        for name in ("do_commit", "do_rollback"):
-            self._detach.append(functools.partial(dialect.__dict__.pop, name))
+        self._detach.append(attached.clear)
+        self._put(dialect, "do_commit", do_commit)
+        self._put(dialect, "do_rollback", do_rollback)
+        # Not SQLAlchemy's event: reflection of a MySQL table turns that off for the whole connection.
+        for name in ("do_execute", "do_execute_no_params", "do_executemany"):
+            self._put(dialect, name, self._noting_failure(getattr(dialect, name)))
         context.on_version_apply_callbacks += (self._version_moved,)
 
     def detach(self) -> None:
         """Stop listening."""
         while self._detach:
             self._detach.pop()()
+
+    def _put(self, dialect: Any, name: str, ours: Callable[..., Any]) -> None:
+        """In place of the dialect's own, until ``detach``; unless another recording has put its own over it by then."""
+        before = dialect.__dict__.get(name)
+        setattr(dialect, name, ours)
+
+        def take_back() -> None:
+            if dialect.__dict__.get(name) is ours:
+                del dialect.__dict__[name]
+                if before:
+                    setattr(dialect, name, before)
+
+        self._detach.append(take_back)
+
+    def _noting_failure(self, execute: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any) -> Any:
+            try:
+                return execute(*arguments)
+            except BaseException as error:
+                self._after_failure(error, arguments[-1])
+                raise
+
+        return noting
 
     def begin(self, revision: Revision, step: MigrationStep, position: int, count: int) -> None:
         """A revision is about to be handed to Alembic."""
@@ -295,13 +320,13 @@ class Recording:
                 )
             )
 
-    def _after_failure(self, context: Any) -> None:
-        """A revision may catch this and go on, so it is settled here and now."""
+    def _after_failure(self, error: BaseException, context: Any) -> None:
+        """A revision may catch this and go on, so it is settled here and now. ``context``: SQLAlchemy's."""
         statement = self.flight.statements[-1] if self._inside and self.flight and self.flight.statements else None
-        if statement is None or statement.returned or statement.error or context.connection is None:
+        if statement is None or statement.returned or statement.error:
             return
-        statement.error = error = context.original_exception
-        driver = _driver_connection(context.connection.connection)
+        statement.error = error
+        driver = _driver_connection(context.root_connection.connection)
         refusal = self.dialect.classify(error)
         if self.flight and refusal and refusal.unanswered and self._lasts(statement.kind, driver):
             self.flight.doubtful = True
