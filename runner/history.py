@@ -28,6 +28,7 @@ from .model import Revision
 from .settings import Settings, url_problem
 
 _PLACEHOLDER = "driver://"  # what "alembic init" writes
+_PYPROJECT = "pyproject.toml"
 _NOT_THAT_MANY = "there are not that many revisions in this direction"
 _PLAINER = (
     ("Ambiguous", "more than one branch goes on from there, so name one, as in BRANCH@+1"),
@@ -43,8 +44,9 @@ def load_config(settings: Settings, url: str | None) -> Config:
     """The Alembic configuration, with the URL of the settings put into it. Raises ConfigInvalid."""
     path = _config_path(settings)
     arguments: dict[str, Any] = {"ini_section": settings.section}
+    reads_toml = "toml_file" in inspect.signature(Config.__init__).parameters
     if path and path.suffix == ".toml":
-        if "toml_file" not in inspect.signature(Config.__init__).parameters:
+        if not reads_toml:
             raise ConfigInvalid(
                 f"{path} is the only configuration, and this Alembic does not read it.",
                 hint="Install alembic>=1.16, or add an alembic.ini.",
@@ -52,6 +54,8 @@ def load_config(settings: Settings, url: str | None) -> Config:
         arguments["toml_file"] = str(path)
     elif path:
         arguments["file_"] = str(path)
+        if reads_toml and Path(_PYPROJECT).is_file():  # beside it, as Alembic does: its template has both
+            arguments["toml_file"] = _PYPROJECT
     config = Config(**arguments)
     config.stdout = sys.stdout  # the default is what it was when Alembic was imported
     config.cmd_opts = argparse.Namespace(x=list(settings.x) or None, config=str(path or ""), name=settings.section)
@@ -78,7 +82,7 @@ def _config_path(settings: Settings) -> Path | None:
                 hint="Correct ALEMBIC_JOB_CONFIG, or mount the project there.",
             )
         return path
-    for name in ("alembic.ini", "pyproject.toml", "migrations/alembic.ini"):  # the last is Flask-Migrate's
+    for name in ("alembic.ini", _PYPROJECT, "migrations/alembic.ini"):  # the last is Flask-Migrate's
         path = Path(name)
         if path.is_file() and (path.suffix != ".toml" or "[tool.alembic" in path.read_text(errors="replace")):
             return path
