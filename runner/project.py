@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from alembic.config import Config
 from alembic.runtime.migration import RevisionStep
@@ -92,6 +95,7 @@ class Project:
         if given:
             job.wait_for(job.database, writable=self._writes)
             if not creates and not job.database.dialect.is_there(job.database.url):
+                self._look_at_nothing(" ".join(targets))
                 self.places = (self._place(None, job.database, None),)
                 return
         seen = self._look(" ".join(targets))
@@ -140,6 +144,16 @@ class Project:
             if mistake and _speaks_of(mistake.url, error.__cause__):
                 raise mistake.error from error.__cause__
             raise
+
+    def _look_at_nothing(self, target: str) -> None:
+        """See the revisions as ``env.py`` sets them up, in an empty file that stands in for the one to stay away."""
+        url, settings = self.job.database.url, self.job.settings
+        scheme, _, path = (url.database or "").rpartition(":")  # file:, or nothing
+        with tempfile.TemporaryDirectory() as directory, self.job.stop.at_once():
+            file = Path(directory, Path(path).name)
+            instead = replace(url, database=f"{scheme}:{file}" if scheme else str(file)).render()
+            environment = replace(self.environment, config=lambda: load_config(settings, instead))
+            self._history = environment.look(target)[1]
 
     def _databases(self, seen: Sequence[Seen], given: bool) -> list[Database | None]:
         """How the runner connects to each. Raises WrongDatabase when none of them is the given one."""
