@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from alembic.runtime.migration import MigrationStep, RevisionStep
 
 from .database import Dialect, Refusal
 from .errors import (
+    ConfigInvalid,
     DatabaseReadOnly,
     DatabaseUnreachable,
     Interrupted,
@@ -80,6 +81,8 @@ def apply(
     for failure in failed:
         if failure:
             raise failure
+    if ended.error and (unplaced := _without_schema(recordings, ended.error)):
+        raise unplaced from ended.error
     ended.raise_if_failed()
     for back in backs.values():
         if isinstance(back, RunnerError):
@@ -104,6 +107,18 @@ def _concluded(
     if undone:
         emit(TransactionRolledBack(revisions=undone))
     return partial[0] if partial else None
+
+
+def _without_schema(places: Iterable[Place], error: BaseException) -> ConfigInvalid | None:
+    """The error for a version table in a schema that is not there; plain Alembic does not create it either."""
+    for place in places:
+        if place.seen and place.seen.schema and _code(place.dialect, error) in place.dialect.NO_SCHEMA:
+            return ConfigInvalid(
+                f"env.py has its version table {place.table.name} in the schema {place.seen.schema}, which is not in"
+                f" {place.name}.",
+                hint=f"Create it: CREATE SCHEMA {place.seen.schema}; or let env.py do that before it migrates.",
+            )
+    return None
 
 
 def _unread(what: str, why: RunnerError) -> RunnerError:

@@ -54,6 +54,7 @@ class Dialect(Protocol):
 
     NAME: str
     DDL_COMMITS: bool
+    NO_SCHEMA: tuple[str, ...]  # the codes for a table in a schema that is not there
     LOCK_KIND: str
     LOCK_REASON: str
     LOCKING_READ: str  # ends a SELECT that is to see what others committed; nothing where each does

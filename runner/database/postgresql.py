@@ -31,6 +31,7 @@ DEFAULT_PORT = 5432
 LOCK_KIND, LOCK_REASON = "pg_advisory_lock", SERVER_LOCK
 LOCKING_READ = ""
 DDL_COMMITS = False
+NO_SCHEMA = ("3F000",)
 DRIVER_HINT = "Install the extra: pip install 'alembic-job[postgresql]'."
 
 # The first that matches decides. Server messages are English unless lc_messages says otherwise:

@@ -18,6 +18,7 @@ NAME = "sqlite"
 LOCK_KIND, LOCK_REASON = "flock", "a lock file beside the database"
 LOCKING_READ = ""
 DDL_COMMITS = True
+NO_SCHEMA = ()
 DRIVER_HINT = "Use a Python with the sqlite3 module."
 
 _MESSAGES: tuple[tuple[str, type[RunnerError], bool], ...] = (
