@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,22 +36,52 @@ def upgrade(database: Database, ini: Path, scripts: Path, target: str = "heads")
     )
 
 
-def schema(database: Database) -> dict[str, Any]:
-    """Describe all that SQLAlchemy's inspector knows of every table, in an order that can be compared."""
+def alembic(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the ``alembic`` command in a project, which names its database itself; the caller checks the exit status."""
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=directory,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def rows(database: Database, schema: str | None = None) -> dict[str, list[tuple[Any, ...]]]:
+    """What every table holds."""
+    engine = sa.create_engine(database.url, poolclass=sa.pool.NullPool)
+    with engine.connect() as connection:
+        return {
+            table: sorted((tuple(row) for row in connection.execute(_select_all(engine, table, schema))), key=repr)
+            for table in sorted(sa.inspect(engine).get_table_names(schema))
+        }
+
+
+def _select_all(engine: sa.engine.Engine, table: str, schema: str | None) -> Any:
+    return sa.text("SELECT * FROM " + engine.dialect.identifier_preparer.format_table(sa.table(table, schema=schema)))
+
+
+def schema(database: Database, name: str | None = None) -> dict[str, Any]:
+    """Describe all that SQLAlchemy's inspector knows of every table, in an order that can be compared.
+
+    ``name``: of a schema beside the database's own.
+    """
     engine = sa.create_engine(database.url, poolclass=sa.pool.NullPool)
     inspector = sa.inspect(engine)
     tables: dict[str, Any] = {}
-    for table in inspector.get_table_names():
+    for table in inspector.get_table_names(name):
         columns = [
-            {**column, "type": column["type"].compile(engine.dialect)} for column in inspector.get_columns(table)
+            {**column, "type": column["type"].compile(engine.dialect)} for column in inspector.get_columns(table, name)
         ]
         tables[table] = {
             "columns": columns,
-            "primary key": inspector.get_pk_constraint(table),
-            "unique constraints": _sorted(inspector.get_unique_constraints(table)),
-            "foreign keys": _sorted(inspector.get_foreign_keys(table)),
-            "checks": _sorted(inspector.get_check_constraints(table)),
-            "indexes": _sorted(inspector.get_indexes(table)),
+            "primary key": inspector.get_pk_constraint(table, name),
+            "unique constraints": _sorted(inspector.get_unique_constraints(table, name)),
+            "foreign keys": _sorted(inspector.get_foreign_keys(table, name)),
+            "checks": _sorted(inspector.get_check_constraints(table, name)),
+            "indexes": _sorted(inspector.get_indexes(table, name)),
         }
     if database.dialect == "postgresql":
         tables["enums"] = _sorted(inspector.get_enums())  # type: ignore[attr-defined]
