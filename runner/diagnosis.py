@@ -6,10 +6,11 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import RevisionPartial, RevisionUnknown, SchemaUnmanaged, TargetInvalid
+from .database import Dialect, Room
+from .errors import ConfigInvalid, RevisionPartial, RevisionUnknown, SchemaUnmanaged, TargetInvalid
 from .events import counted, listed
 from .history import History
-from .model import Revision
+from .model import Revision, VersionTable
 from .tables import created_by
 
 
@@ -67,6 +68,35 @@ def _compiled(history: History, revision: str) -> str | None:
         for found in sorted(Path(directory, "__pycache__").glob(f"{revision}*.pyc")):
             return found.name
     return None
+
+
+def without_room(
+    revisions: Sequence[str], table: VersionTable, room: Room, dialect: Dialect, *, name: str, where: str
+) -> ConfigInvalid | None:
+    """The error for identifiers that the version table has no room for; the server would refuse them half-way.
+
+    ``name``: of the table, as ``env.py`` says it.
+    """
+    long = [revision for revision in revisions if room.length and len(revision) > room.length]
+    if not long:
+        return None
+    longest = max(map(len, long))
+    length = next((size for size in (64, 128, 255) if size >= longest), longest)
+    also = f", and so {'is' if len(long) == 2 else 'are'} {listed(long[1:])}" if long[1:] else ""  # noqa: PLR2004
+    has = "has" if room.there else "will have"
+    widen = dialect.widened(table, length)
+    command = (
+        f"Make room: {widen};"
+        if room.there
+        else f"Create it with more room before the first run: CREATE TABLE {name} (version_num VARCHAR({length})"
+        f" NOT NULL, CONSTRAINT {table.name}_pkc PRIMARY KEY (version_num));"
+    )
+    return ConfigInvalid(
+        f"The identifier {long[0]} is {len(long[0])} characters long{also}, and the column version_num of"
+        f" {name} in {where} {has} room for {room.length}.",
+        hint=f"{command} or give the revision a shorter one, in its file and in those that follow it.",
+        revision=long[0],
+    )
 
 
 def clash(pending: Sequence[Revision], tables: frozenset[str]) -> dict[str, list[str]]:

@@ -20,6 +20,8 @@ def upgrade(job: Job, targets: tuple[str, ...]) -> Result:
     plans = project.aim(targets)
     if all(plan.arrived for plan in plans) and all(project.arrived(place, place.rows) for place in project.places):
         return Result("up_to_date")  # the common deploy: nothing to do, no lock taken
+    for place, plan in zip(project.places, plans, strict=True):
+        project.require_room(place, [revision.revision for revision in plan.pending])
 
     with project.my_turn(project.arrived) as turn:
         if turn is None:  # another run did the work while we waited
@@ -69,6 +71,7 @@ def stamp(job: Job, targets: tuple[str, ...]) -> Result:
     project.require_known(place)
     goal = history.resolve(targets, place.current)
     project.report_plan(place, place.current, goal, [])
+    project.require_room(place, goal)
 
     with project.my_turn(lambda *_: False) as turn:
         assert turn is not None

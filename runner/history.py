@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from alembic.config import Config
@@ -262,7 +263,11 @@ class History:
 
     def holds(self, current: Sequence[str], resolved: Sequence[str]) -> bool:
         """Whether a database at ``current`` has these revisions applied."""
-        return not self.known(current)[1] and not self.upgrade_steps(resolved, current)
+        if self.known(current)[1]:
+            return False
+        with self._errors(" ".join(resolved)):  # without making steps of them, which need functions to run
+            missing = self.script.iterate_revisions(tuple(resolved), tuple(current), implicit_base=True)
+            return not resolved or next(iter(missing), None) is None
 
     def resolve_downgrade(self, target: str, current: Sequence[str]) -> tuple[str, ...]:
         """The revision that a downgrade leads to; none for the base."""
@@ -330,6 +335,12 @@ class History:
 
     def explained(self, error: Exception, target: str) -> RunnerError:
         """What Alembic said of a target, with the facts of this image."""
+        if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+            return ConfigInvalid(
+                f"{_shown(error.obj.__file__ or '?')} has no function {error.name}().",
+                hint=f"Add it to the file, 'def {error.name}(): pass' if there is nothing to do; nothing was changed.",
+                revision=getattr(error.obj, "revision", None),
+            )
         cause = error.__cause__ if isinstance(error, CommandError) else error
         heads = [head.revision for head in self.heads()]
         if isinstance(cause, graph.MultipleHeads):

@@ -247,6 +247,16 @@ class Project:
         if self.history.implied(place.rows):
             raise diagnosis.contradicting_rows(self.history, place.rows, place.name)
 
+    def require_room(self, place: Place, revisions: Sequence[str]) -> None:
+        """Raises ConfigInvalid when the version table has no room for one of these identifiers."""
+        if place.seen is None:
+            return
+        name = ".".join(filter(None, (place.seen.schema, place.table.name)))
+        if error := diagnosis.without_room(
+            revisions, place.table, place.seen.room, place.dialect, name=name, where=place.name
+        ):
+            raise error
+
     def require_managed(self, turn: Turn) -> None:
         """Raises SchemaUnmanaged when tables that are there without a version would be in the way.
 

@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 
 from . import engines
 from . import url as urls
-from .database import DIALECTS, Ask, classified, explained
+from .database import DIALECTS, Ask, Dialect, Room, classified, explained
 from .errors import ConfigInvalid, Interrupted, RunnerError, TargetNotReached
 from .history import History, located
 from .host import Around
@@ -67,7 +67,7 @@ class Seen:
     schema: str | None  # as env.py configures it
     transaction: str
     identity: str
-    length: int | None  # of a revision's identifier, in characters, that the version table has room for
+    room: Room  # in the version table, as it is, or as Alembic would create it
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Environment:
                 schema=reached.context.version_table_schema,
                 transaction=_transaction(reached.context),
                 identity=dialect.identity(reached.ask) if dialect else "",
-                length=getattr(reached.context._version.c.version_num.type, "length", None),
+                room=_room(dialect, reached),
             )
             return ()
 
@@ -202,6 +202,13 @@ def _where(config: Config, context: MigrationContext, keywords: dict[str, Any]) 
     url = engines.url_of(connection.engine)
     section = str(keywords.get("engine_name") or _section_of(config, url) or config.config_ini_section)
     return Where(section, url.masked(), VersionTable(context.version_table, schema))
+
+
+def _room(dialect: Dialect | None, reached: Reached) -> Room:
+    room = dialect.room(reached.ask, reached.where.table) if dialect else Room(True)
+    if room.there:
+        return room
+    return Room(False, getattr(reached.context._version.c.version_num.type, "length", None))
 
 
 def _section_of(config: Config, url: URL) -> str | None:

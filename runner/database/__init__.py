@@ -16,7 +16,7 @@ from ..errors import ConfigInvalid, RunnerError
 from ..model import VersionTable
 from ..url import URL
 from . import mysql, postgresql, sqlite
-from .dialect import URL_FORM, Ask, Dialect, Ending, Refusal, driver_autocommits, from_driver, unrecognised
+from .dialect import URL_FORM, Ask, Dialect, Ending, Refusal, Room, driver_autocommits, from_driver, unrecognised
 
 DIALECTS: Mapping[str, Dialect] = {
     "mysql": cast(Dialect, mysql),
@@ -170,6 +170,7 @@ __all__ = [
     "Dialect",
     "Ending",
     "Refusal",
+    "Room",
     "Session",
     "classified",
     "driver_autocommits",

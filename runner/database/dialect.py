@@ -29,6 +29,14 @@ class Refusal:
     unanswered: bool = False
 
 
+@dataclass(frozen=True)
+class Room:
+    """``there``: the version table is. ``length``: of its column, in characters; None where there is no limit."""
+
+    there: bool
+    length: int | None = None
+
+
 SERVER_LOCK = "a session lock of the server"
 URL_FORM = "Write mysql+pymysql://user:password@host:3306/name, special characters of the password percent-encoded."
 
@@ -83,6 +91,12 @@ class Dialect(Protocol):
 
     def versions(self, connection: Any, table: VersionTable) -> tuple[str, ...]:
         """The rows of the version table; none when there is no such table."""
+
+    def room(self, ask: Ask, table: VersionTable) -> Room:
+        """What the version table has room for, where the server keeps to it."""
+
+    def widened(self, table: VersionTable, length: int) -> str:
+        """The statement that gives the version table more room."""
 
     def tables(self, connection: Any) -> frozenset[str]:
         """The tables that are not the system's; ``schema.table`` outside of the session's own schema."""

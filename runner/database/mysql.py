@@ -22,7 +22,17 @@ from ..errors import (
 )
 from ..model import VersionTable
 from ..url import URL
-from .dialect import SERVER_LOCK, Ask, Ending, Refusal, driver_autocommits, from_driver, one_line, server_url_problem
+from .dialect import (
+    SERVER_LOCK,
+    Ask,
+    Ending,
+    Refusal,
+    Room,
+    driver_autocommits,
+    from_driver,
+    one_line,
+    server_url_problem,
+)
 
 NAME = "mysql"
 DEFAULT_PORT = 3306
@@ -71,6 +81,7 @@ _REFUSED: dict[int, type[RunnerError]] = {
 }
 _PARSE_ERRORS = {"1064", "1149", "1065"}  # the server did not get as far as the implicit commit
 _NO_ANSWER = {2013, 2055}
+_IN_A_STRING = str.maketrans({"'": "''", "\\": "\\\\"})
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS of the protocol
 
 
@@ -233,6 +244,21 @@ def versions(connection: Any, table: VersionTable) -> tuple[str, ...]:
         if code_of(error) in ("1146", "1049"):  # no such table, no such database
             return ()
         raise
+
+
+def room(ask: Ask, table: VersionTable) -> Room:
+    """The length of the column. Without strict mode a longer text would be cut, and not be found again."""
+    schema, name = (f"'{part.translate(_IN_A_STRING)}'" for part in (table.schema or "", table.name))
+    rows = ask(
+        "SELECT character_maximum_length FROM information_schema.columns"  # noqa: S608
+        f" WHERE table_schema = {schema} AND table_name = {name} AND column_name = 'version_num'"
+    )
+    return Room(True, None if rows[0][0] is None else int(rows[0][0])) if rows else Room(False)
+
+
+def widened(table: VersionTable, length: int) -> str:
+    """MODIFY names the whole column again."""
+    return f"ALTER TABLE {_quoted(table)} MODIFY version_num VARCHAR({length}) NOT NULL"
 
 
 def tables(connection: Any) -> frozenset[str]:

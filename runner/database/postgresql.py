@@ -24,7 +24,17 @@ from ..errors import (
 )
 from ..model import VersionTable
 from ..url import URL
-from .dialect import SERVER_LOCK, Ask, Ending, Refusal, driver_autocommits, from_driver, one_line, server_url_problem
+from .dialect import (
+    SERVER_LOCK,
+    Ask,
+    Ending,
+    Refusal,
+    Room,
+    driver_autocommits,
+    from_driver,
+    one_line,
+    server_url_problem,
+)
 
 NAME = "postgresql"
 DEFAULT_PORT = 5432
@@ -175,6 +185,22 @@ def versions(connection: Any, table: VersionTable) -> tuple[str, ...]:
         if getattr(error, "sqlstate", None) in ("42P01", "3F000"):  # no such table, no such schema
             return ()
         raise
+
+
+def room(ask: Ask, table: VersionTable) -> Room:
+    """The length of the column. The information schema hides what the user has no right to; the catalogue does not."""
+    name = _quoted(table).replace("'", "''")
+    rows = ask(
+        "SELECT CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN a.atttypmod - 4 END"  # noqa: S608
+        " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
+        f" WHERE a.attrelid = to_regclass('{name}') AND a.attname = 'version_num'"
+    )
+    return Room(True, None if rows[0][0] is None else int(rows[0][0])) if rows else Room(False)
+
+
+def widened(table: VersionTable, length: int) -> str:
+    """Longer is possible without a rewrite of the table."""
+    return f"ALTER TABLE {_quoted(table)} ALTER COLUMN version_num TYPE VARCHAR({length})"
 
 
 def tables(connection: Any) -> frozenset[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigInvalid, DatabaseMissing, DatabaseUnreachable, PermissionDenied, RunnerError
 from ..model import VersionTable
 from ..url import URL
-from .dialect import Ask, Ending, Refusal, driver_autocommits, from_driver, one_line
+from .dialect import Ask, Ending, Refusal, Room, driver_autocommits, from_driver, one_line
 
 NAME = "sqlite"
 LOCK_KIND, LOCK_REASON = "flock", "a lock file beside the database"
@@ -94,6 +94,16 @@ def versions(connection: Any, table: VersionTable) -> tuple[str, ...]:
         if "no such table" in str(error) or "unknown database" in str(error):
             return ()
         raise
+
+
+def room(ask: Ask, table: VersionTable) -> Room:
+    """A length is a word that SQLite does not read."""
+    return Room(True)
+
+
+def widened(table: VersionTable, length: int) -> str:
+    """Never needed."""
+    return ""
 
 
 def tables(connection: Any) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import sys
@@ -350,6 +351,8 @@ def test_a_replica_is_waited_for_and_then_told(
         ("env_exits_nonzero", 2, "config_invalid", ("env.py exited with 3",)),
         ("env_exits_zero", 45, "target_not_reached", ("without running any migrations",)),
         ("env_runs_nothing", 45, "target_not_reached", ("without running any migrations",)),
+        ("missing_upgrade", 2, "config_invalid", ("migrations/versions/0002_create_pears.py", "no function upgrade()")),
+        ("no_script_location", 2, "config_invalid", ("section [alembic]", "script_location")),
         ("revision_syntax_error", 2, "config_invalid", ("SyntaxError", "0002_create_pears.py, line 10")),
         ("duplicate_ids", 33, "history_invalid", ("0002", "0002_create_pears.py", "0002_create_plums.py")),
         ("missing_parent", 33, "history_invalid", ("0002", "0003", "not present")),
@@ -363,6 +366,69 @@ def test_a_broken_project_is_refused_before_any_revision(
     refused(result, code, name, *facts)
     applied_nothing(result)
     assert sqlite.tables() == set()
+
+
+def test_only_revisions_that_are_to_run_need_the_function(run_job: Run, sqlite: Database, tmp_path: Path) -> None:
+    project, env = PROJECTS / "missing_upgrade", {URL: sqlite.url}
+    assert run_job("upgrade", "0001", cwd=project, env=env).finished["applied"] == ["0001"]
+    refused(run_job("upgrade", cwd=project, env=env), 2, "config_invalid", "0002_create_pears.py", "upgrade()")
+    assert run_job("stamp", "0002", cwd=project, env=env).exit_code == 0
+    assert run_job("upgrade", cwd=project, env=env).finished["outcome"] == "up_to_date"
+    down = run_job("downgrade", "0001", "--yes", cwd=project, env=env)
+    refused(down, 2, "config_invalid", "0002_create_pears.py", "downgrade()")
+    assert down.finished["revision"] == "0002"
+    assert sqlite.versions() == {"0002"}
+
+
+LONG = "0002_create_pears_for_the_new_shop_in_town"
+
+
+@pytest.mark.parametrize("at", ["nothing", "0001"])
+def test_an_identifier_that_the_version_table_has_no_room_for_is_refused_before_anything_runs(
+    run_job: Run, database: Database, at: str
+) -> None:
+    project, env = PROJECTS / "long_revision_id", {URL: database.url}
+    if at == "0001":
+        assert run_job("upgrade", at, cwd=project, env=env).exit_code == 0
+    before = database.tables()
+    result = run_job("upgrade", cwd=project, env=env)
+    if database.dialect != "sqlite":  # which has no lengths, so that plain Alembic gets through, too
+        refused(result, 2, "config_invalid", LONG, "42 characters", "version_num of alembic_version", "room for 32")
+        applied_nothing(result)
+        assert (result.finished["revision"], database.tables()) == (LONG, before)
+        refused(run_job("stamp", LONG, cwd=project, env=env), 2, "config_invalid", LONG)
+        database.execute(re.findall(r"(?:ALTER|CREATE) [^;]+", result.finished["hint"])[0])
+        result = run_job("upgrade", cwd=project, env=env)
+    assert (result.exit_code, result.finished["outcome"]) == (0, "upgraded"), result.finished
+    assert database.versions() == {LONG}
+
+
+def test_a_version_table_with_more_room_than_alembic_makes_is_believed(
+    run_job: Run, database: Database, tmp_path: Path
+) -> None:
+    kind = {"mariadb": "TEXT", "postgresql": "TEXT", "sqlite": "VARCHAR(3)"}[database.dialect]
+    database.execute(f"CREATE TABLE alembic_version (version_num {kind} NOT NULL)")
+    result = run_job("upgrade", cwd=PROJECTS / "long_revision_id", env={URL: database.url})
+    assert (result.exit_code, database.versions()) == (0, {LONG})
+
+
+@pytest.mark.parametrize("command", ["upgrade", "status", "plan", "heads"])
+def test_a_directory_with_no_alembic_in_it_is_told_as_that(run_job: Run, sqlite: Database, command: str) -> None:
+    result = run_job(command, env={URL: sqlite.url})
+    refused(result, 2, "config_invalid", "There is no alembic.ini")
+    assert "ALEMBIC_JOB_CONFIG" in result.finished["hint"]
+
+
+def test_a_history_whose_newest_file_was_deleted_is_told_with_the_facts(run_job: Run, sqlite: Database) -> None:
+    sqlite.execute(
+        "CREATE TABLE apples (id INTEGER)",
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+        "INSERT INTO alembic_version VALUES ('0002')",
+    )
+    result = run_job(cwd=PROJECTS / "newest_file_deleted", env={URL: sqlite.url})
+    refused(result, 30, "revision_unknown", "The database is at 0002", "1 revision of this image", "head: 0001")
+    assert result.finished["revision"] == "0002"
+    assert (sqlite.versions(), sqlite.tables()) == ({"0002"}, {"apples", "alembic_version"})
 
 
 def test_an_env_py_that_hides_the_failure_of_a_revision_is_not_believed(run_job: Run, sqlite: Database) -> None:
