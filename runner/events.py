@@ -54,7 +54,7 @@ class Event(ABC):
     def fields(self) -> dict[str, Any]:
         """The event's own fields, as they appear in a line."""
         own = {f.name.rstrip("_"): getattr(self, f.name) for f in dataclasses.fields(self)}
-        return own if self.section else {name: value for name, value in own.items() if name != "section"}
+        return own if self.section is not None else {name: value for name, value in own.items() if name != "section"}
 
 
 Emit = Callable[[Event], None]
@@ -357,6 +357,12 @@ class UserOutput(Event):
     @property
     def message(self) -> str:
         return self.text
+
+
+class ServerWarning(UserOutput):
+    """What the server warned of; drivers keep it to themselves."""
+
+    level = "warning"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from .events import (
     DurableStatement,
     RevisionExecuted,
     RevisionStarted,
+    ServerWarning,
     StatementExecuted,
     TransactionCommitted,
 )
@@ -108,6 +109,7 @@ class Recording:
         self._inside = False
         self._sent_for: Flight | None = None
         self._temporary: set[str] = set()
+        self._warned: set[str] = set()
         self._detach: list[Callable[[], None]] = []
 
     @property
@@ -319,6 +321,16 @@ class Recording:
                     duration_s=round(time.monotonic() - statement.started, 6),
                 )
             )
+        if statement.kind in ("dml", "ddl") and not gives_rows:
+            self._tell_warnings(connection)
+
+    def _tell_warnings(self, connection: Any) -> None:
+        """Each once in a revision, however many rows or statements it is about."""
+        assert self.flight
+        for warning in self.dialect.warnings(connection.connection):
+            if (self.flight.id + warning) not in self._warned:
+                self._warned.add(self.flight.id + warning)
+                self.emit(ServerWarning(stream="server", logger=None, text=warning, revision=self.flight.id))
 
     def _after_failure(self, error: BaseException, context: Any) -> None:
         """A revision may catch this and go on, so it is settled here and now. ``context``: SQLAlchemy's."""

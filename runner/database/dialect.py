@@ -125,6 +125,9 @@ class Dialect(Protocol):
     def after_failure(self, kind: str, connection: Any, code: str | None) -> Ending:
         """The same for a statement that failed with this code."""
 
+    def warnings(self, connection: Any) -> list[str]:
+        """What the server warned of with its last answer, on SQLAlchemy's pooled connection of any driver."""
+
     def aborted(self, connection: Any) -> bool:
         """Whether the transaction is lost already, so that COMMIT will roll back."""
 

@@ -341,6 +341,20 @@ def _in_transaction(connection: Any, *, ask: bool) -> bool | None:
     return bool(connection.server_status & _IN_TRANSACTION)
 
 
+def warnings(connection: Any) -> list[str]:
+    """Asked for unless the driver says that there are none. Notes tell that an IF EXISTS was of use, and stay out."""
+    own = getattr(connection, "driver_connection", None) or connection
+    count = getattr(own, "warning_count", None)  # mysqlclient; others keep it with the result, asyncmy to itself
+    if not (count() if callable(count) else getattr(getattr(own, "_result", None), "warning_count", 1)):
+        return []
+    cursor = connection.cursor()
+    try:
+        cursor.execute("SHOW WARNINGS")
+        return [f"{message} ({code})" for level, code, message in cursor.fetchall() if level == "Warning"]
+    finally:
+        cursor.close()
+
+
 def aborted(connection: Any) -> bool:
     """There is no such state."""
     return False

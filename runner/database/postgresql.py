@@ -271,6 +271,11 @@ def after_failure(kind: str, connection: Any, code: str | None) -> Ending:
     return None
 
 
+def warnings(connection: Any) -> list[str]:
+    """These come as notices, which the drivers log."""
+    return []
+
+
 def aborted(connection: Any) -> bool:
     """After a failed statement, COMMIT rolls back and says nothing."""
     return _transaction_status(connection) == _IN_ERROR

@@ -175,6 +175,11 @@ def after_failure(kind: str, connection: Any, code: str | None) -> Ending:
     return None if _in_transaction(connection) else "rollback"
 
 
+def warnings(connection: Any) -> list[str]:
+    """There is no such thing."""
+    return []
+
+
 def aborted(connection: Any) -> bool:
     """There is no such state."""
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import alembic
@@ -12,8 +13,11 @@ import pytest
 
 from tests.acceptance.expect import refused
 from tests.acceptance.test_any_project import went_up_and_stays
+from tests.acceptance.test_kinds import WARNS, Twins, from_template, has_template, twins, warned_once_each
 from tests.databases import Database, sqlite_database
-from tests.job import Project, Result, linear, make_project
+from tests.job import Project, Result, Revision, linear, make_project
+
+__all__ = ["twins"]  # a fixture
 
 Run = Callable[..., Result]
 
@@ -76,6 +80,62 @@ def test_a_flask_application_that_cannot_be_loaded_is_told(flask_project: Projec
     result = run_job(cwd=flask_project.path)
     refused(result, 2, "config_invalid", "application cannot be loaded")
     assert "FLASK_APP" in result.finished["hint"]
+
+
+ASYNCHRONOUS = [
+    ("sqlite", "sqlite+aiosqlite"),
+    ("mariadb", "mysql+aiomysql"),
+    ("mariadb", "mysql+asyncmy"),
+    ("postgresql", "postgresql+asyncpg"),
+    ("postgresql", "postgresql+psycopg"),
+]
+
+
+@pytest.mark.parametrize(("database", "driver"), ASYNCHRONOUS, indirect=["database"])
+@pytest.mark.parametrize("template", ["async", "pyproject_async"])
+def test_an_asynchronous_project_as_alembic_init_makes_it_ends_as_with_plain_alembic(
+    tmp_path: Path, twins: Twins, driver: str, template: str
+) -> None:
+    if has_template(template):
+        result = replace(twins, driver=driver).end_alike(from_template(tmp_path, template))
+        assert result.finished["applied"] == ["r1", "r2", "r3"]
+
+
+@pytest.mark.parametrize(("database", "driver"), ASYNCHRONOUS, indirect=["database"])
+def test_what_a_failed_revision_left_is_told_of_asynchronous_drivers_too(
+    tmp_path: Path, twins: Twins, driver: str
+) -> None:
+    fails = Revision(
+        "r4",
+        "r3",
+        upgrade="""
+            op.execute("INSERT INTO t1 (id) VALUES (7)")
+            sa.inspect(op.get_bind()).get_columns("t1")
+            op.create_table("t4", sa.Column("id", sa.Integer))
+            op.create_table("t1", sa.Column("id", sa.Integer))
+        """,
+    )
+    project, both = from_template(tmp_path, "async"), replace(twins, driver=driver)
+    project.add(fails)
+    result = both.run(project)
+    assert both.plain(project) != ""
+    both.hold_the_same()
+    durable = [one["statement_number"] for one in result.one("revision_failed")["durable_statements"]]
+    kept = "t4" in both.ours.tables()
+    assert durable == ([1, 2] if kept else [])
+    assert (both.ours.dialect == "mariadb") <= kept
+    refused(result, *((41, "revision_partial") if kept else (40, "revision_failed")), "r4", "statement 3")
+    assert set(result.finished["to"]) == both.ours.versions()
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("driver", ["mysql+aiomysql", "mysql+asyncmy"])
+def test_what_the_server_warns_of_is_told_of_asynchronous_drivers_too(
+    tmp_path: Path, twins: Twins, driver: str
+) -> None:
+    project = from_template(tmp_path, "async")
+    project.add(Revision("r4", "r3", upgrade=WARNS))
+    warned_once_each(replace(twins, driver=driver).end_alike(project), "r4")
 
 
 @pytest.fixture

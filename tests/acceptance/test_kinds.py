@@ -48,14 +48,24 @@ class Twins:
     ours: Database
     theirs: Database
     run_job: Run
+    driver: str = ""  # dialect+driver, where it is not the usual one
+
+    def url(self, database: Database) -> str:
+        """As env.py gets it."""
+        scheme, _, rest = database.url.partition("://")
+        return f"{self.driver or scheme}://{rest}"
 
     def run(self, project: Project, *arguments: str, **env: str) -> Result:
         """The job, on ours."""
-        return self.run_job(*(arguments or ("upgrade",)), cwd=project.path, env={URL: self.ours.url, **env})
+        return self.run_job(*(arguments or ("upgrade",)), cwd=project.path, env={URL: self.url(self.ours), **env})
 
     def plain(self, project: Project, *arguments: str, **env: str) -> str:
         """Plain Alembic, on theirs: what it wrote to stderr when it failed, else nothing."""
-        with_url(project, self.theirs.url)
+        with_url(project, self.url(self.theirs))
+        return self.plain_as_it_is(project, *arguments, **env)
+
+    def plain_as_it_is(self, project: Project, *arguments: str, **env: str) -> str:
+        """The same, where the configuration names the databases already."""
         ended = plain.alembic(project.path, *(arguments or ("upgrade", "heads")), **env)
         return (ended.stderr or "failed") if ended.returncode else ""
 
@@ -353,6 +363,32 @@ def test_what_only_autogenerate_uses_is_in_nobodys_way(tmp_path: Path, twins: Tw
     twins.end_alike(make_project(tmp_path, linear(2), env=env_with(options, before=before)))
 
 
+# --- what the server says ------------------------------------------------------------------------------
+
+WARNS = """
+    op.execute("SET SESSION sql_mode = ''")
+    op.execute("CREATE TABLE notes (text VARCHAR(4) CHARACTER SET utf8mb3)")
+    op.execute("DROP TABLE IF EXISTS nowhere")
+    for _ in range(3):
+        op.execute("INSERT INTO notes VALUES ('too long')")
+        op.execute("INSERT INTO notes VALUES ('\U0001f600')")
+"""
+
+
+def warned_once_each(result: Result, revision: str) -> None:
+    """The server's warnings are there, as such, once, and without the values of rows."""
+    said = [event for event in result.of("user_output") if event["stream"] == "server"]
+    assert [(event["level"], event["revision"]) for event in said] == [("warning", revision)] * 2
+    assert said[0]["text"] == "Data truncated for column 'text' at row 1 (1265)"
+    assert said[1]["text"].startswith("Incorrect string value: ? for column")
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_what_the_server_warns_of_is_an_event_and_said_once(tmp_path: Path, twins: Twins) -> None:
+    project = make_project(tmp_path, [creates("t1", "r1"), Revision("r2", "r1", upgrade=WARNS)], env=env_with())
+    warned_once_each(twins.end_alike(project), "r2")
+
+
 # --- where revisions and modules are ------------------------------------------------------------------
 
 
@@ -525,7 +561,57 @@ def from_template(tmp_path: Path, template: str, *options: str) -> Project:
 
 @pytest.mark.parametrize("template", ["generic", "pyproject"])
 def test_a_project_as_alembic_init_makes_it_runs_as_it_is(tmp_path: Path, twins: Twins, template: str) -> None:
-    if not (TEMPLATES / template).is_dir():
-        assert ALEMBIC < (1, 16)
-        return
-    twins.end_alike(from_template(tmp_path, template))
+    if has_template(template):
+        twins.end_alike(from_template(tmp_path, template))
+
+
+def has_template(template: str) -> bool:
+    """Those with a pyproject.toml came with Alembic 1.16."""
+    there = (TEMPLATES / template).is_dir()
+    assert there or (ALEMBIC < (1, 16) and template.startswith("pyproject"))
+    return there
+
+
+MULTIDB = """
+def upgrade(engine_name):
+    globals()[f"upgrade_{engine_name}"]()
+
+
+def upgrade_engine1():
+    op.create_table("%(id)s_one", sa.Column("id", sa.Integer))
+
+
+def upgrade_engine2():
+    op.create_table("%(id)s_two", sa.Column("id", sa.Integer))
+"""
+
+
+def test_a_project_of_the_multidb_template_migrates_each_of_its_databases(
+    tmp_path: Path, twins: Twins, request: pytest.FixtureRequest
+) -> None:
+    project = from_template(tmp_path, "multidb")
+    for path in project.versions.glob("*.py"):
+        head = path.read_text().partition("def upgrade")[0]
+        path.write_text(head + MULTIDB % {"id": path.name.partition("_")[0]})
+    if twins.ours.path:
+        more = [sqlite_database(tmp_path / f"{whose}-2.sqlite") for whose in ("ours", "theirs")]
+    else:
+        server: Server = request.getfixturevalue(f"{twins.ours.dialect}_server")
+        more = [server.new_database() for _ in range(2)]
+    stock = project.ini.read_text()
+    ended = []
+    for number, run in enumerate((lambda: twins.run_job(cwd=project.path), lambda: twins.plain_as_it_is(project))):
+        text = stock
+        for name, database in (("", (twins.ours, twins.theirs)[number]), ("2", more[number])):
+            text = text.replace(f"driver://user:pass@localhost/dbname{name}\n", f"{database.url}\n")
+        project.ini.write_text(text)
+        ended.append(run())
+    result, failed = ended
+    assert (result.exit_code, result.finished["outcome"], failed) == (0, "upgraded", ""), result.stdout
+    for name in ("environment_connected", "plan_ready", "lock_acquired", "lock_released"):
+        assert sorted(event["section"] for event in result.of(name)) == ["engine1", "engine2"]
+    twins.hold_the_same()
+    second = Twins(more[0], more[1], twins.run_job)
+    second.hold_the_same()
+    assert twins.ours.tables() == {"alembic_version", "r1_one", "r2_one", "r3_one"}
+    assert second.ours.tables() == {"alembic_version", "r1_two", "r2_two", "r3_two"}
