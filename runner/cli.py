@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> int:
             for field, value in vars(options).items()
             if field in env.FIELDS and value
         }
-        loaded = env.load(os.environ, given)
+        loaded = env.load(dict(os.environ), given)  # as it is now: env.py may change it
     except SettingsInvalid as error:
         return _refuse(error, run_id)
     settings = loaded.settings

@@ -39,7 +39,7 @@ from .lock import Contender, my_turn, pause
 from .model import Plan, Revision, Rows, State
 from .place import Place
 from .recording import Recording
-from .seam import Environment, Seen
+from .seam import Environment, Looked, Seen
 from .settings import url_problem
 from .wait import patiently
 
@@ -124,26 +124,29 @@ class Project:
     def _place(self, seen: Seen | None, database: Database | None, section: str | None) -> Place:
         def look() -> Rows:
             assert seen
-            again = {one.where: one for one in self.environment.look("heads")[0]}
+            again = {one.where: one for one in self.environment.look("heads").seen}
             return again[seen.where].current
 
         return Place(seen, database, section=section, look=look, emit=self.job.emit, saw=self.job.channel.saw)
 
-    def _look(self, target: str) -> list[Seen]:
+    def _look(self, target: str) -> Sequence[Seen]:
         job = self.job
 
-        def attempt(_: float) -> list[Seen]:
+        def attempt(_: float) -> Looked:
             with job.stop.at_once():
-                seen, self._history = self.environment.look(target)
-                return seen
+                return self.environment.look(target)
 
         try:
-            return patiently(attempt, _may_pass, job.patience, stop=job.stop, emit=job.emit)
+            looked = patiently(attempt, _may_pass, job.patience, stop=job.stop, emit=job.emit)
         except ConfigInvalid as error:
             mistake = None if job.given() else url_mistake(self.config())
             if mistake and _speaks_of(mistake.url, error.__cause__):
                 raise mistake.error from error.__cause__
             raise
+        if looked.late:
+            job.channel.output("warning", __name__, f"In a look, which runs no revision: {looked.late}")
+        self._history = looked.history
+        return looked.seen
 
     def _look_at_nothing(self, target: str) -> None:
         """See the revisions as ``env.py`` sets them up, in an empty file that stands in for the one to stay away."""
@@ -153,7 +156,7 @@ class Project:
             file = Path(directory, Path(path).name)
             instead = replace(url, database=f"{scheme}:{file}" if scheme else str(file)).render()
             environment = replace(self.environment, config=lambda: load_config(settings, instead))
-            self._history = environment.look(target)[1]
+            self._history = environment.look(target).history
 
     def _databases(self, seen: Sequence[Seen], given: bool) -> list[Database | None]:
         """How the runner connects to each. Raises WrongDatabase when none of them is the given one."""

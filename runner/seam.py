@@ -71,6 +71,15 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """What a look at ``env.py`` gives. ``late``: how it failed after it had run its migrations, which ran nothing."""
+
+    seen: tuple[Seen, ...]
+    history: History
+    late: RunnerError | None
+
+
+@dataclass(frozen=True)
 class Reached:
     """``env.py`` asks for its steps."""
 
@@ -155,8 +164,11 @@ class Environment:
             error = raised
         return Ended(reached, error, own[0] if own else None)
 
-    def look(self, target: str) -> tuple[list[Seen], History]:
-        """See what ``env.py`` sees, without a lock and without changing anything."""
+    def look(self, target: str) -> Looked:
+        """See what ``env.py`` sees, without a lock and without changing anything.
+
+        What it does after its migrations may need what they make, so a failure there says nothing yet.
+        """
         seen: dict[Where, Seen] = {}
         histories: list[History] = []
 
@@ -178,10 +190,16 @@ class Environment:
             return ()
 
         ended = self.run(steps, dont_mutate=True, destination_rev=target)
-        ended.raise_if_failed()
+        late: RunnerError | None = None
+        try:
+            ended.raise_if_failed()
+        except ConfigInvalid as error:
+            if not seen or ended.own or error is ended.error:
+                raise
+            late = error
         if not seen:
             raise TargetNotReached("env.py ended without an error and without running any migrations.")
-        return list(seen.values()), histories[-1]
+        return Looked(tuple(seen.values()), histories[-1], late)
 
     def offline_sql(self, config: Config, steps: Steps, *, starting: tuple[str, ...], target: tuple[str, ...]) -> Ended:
         """Run ``env.py`` in Alembic's offline mode; what it writes goes to ``config.output_buffer``."""

@@ -499,6 +499,81 @@ def test_version_locations_that_env_py_sets_are_planned_and_run(tmp_path: Path, 
         assert plain.alembic(project.path, command).stdout == ""
 
 
+# --- what env.py does besides --------------------------------------------------------------------------
+
+BESIDES = {
+    "exits with 0 when it is done": ("", "raise SystemExit", 0),
+    "exits with 1 when it is done": ("", "import sys; sys.exit(1)", 2),
+    "raises when it is done": ("", "raise RuntimeError('too late')", 2),
+    "spawns a process that imports the program again": (
+        """
+        import multiprocessing
+        with multiprocessing.get_context("spawn").Pool(1) as workers:
+            print(workers.map(abs, [-3]))
+        """,
+        "",
+        0,
+    ),
+    "leaves a thread behind": (
+        "import threading, time; threading.Thread(target=lambda: (time.sleep(0.3), print('late'))).start()",
+        "",
+        0,
+    ),
+    "has last words": ("import atexit; atexit.register(print, 'the last words')", "", 0),
+    "replaces the hooks of the interpreter": (
+        "import sys; sys.excepthook = sys.displayhook = sys.unraisablehook = lambda *_: print('hooked')",
+        "",
+        0,
+    ),
+    "changes the directory for good": ("os.chdir('/')", "", 0),
+    "changes the locale and the environment": (
+        "import locale; locale.setlocale(locale.LC_ALL, 'C'); os.environ.clear()",
+        "",
+        0,
+    ),
+    "gives itself another database by the environment": (
+        "os.environ['DATABASE_URL'] = os.environ['ALEMBIC_JOB_DATABASE_URL'] = 'sqlite:////nowhere/at/all.sqlite'",
+        "",
+        0,
+    ),
+    "works with what the revisions made": (
+        "",
+        """
+        with engine.begin() as connection:
+            connection.execute(sa.text("INSERT INTO t2 (id) VALUES (NULL)"))
+            connection.execute(sa.text("DELETE FROM t2"))
+        """,
+        0,
+    ),
+    "logs to a file of its own and nowhere else": (
+        "import logging; logging.basicConfig(filename='migrations.log', level=logging.DEBUG, force=True)",
+        "",
+        0,
+    ),
+    "turns warnings into errors": ("import warnings; warnings.simplefilter('error')", "", 0),
+    "has a time-out of its own": ("import signal; signal.signal(signal.SIGALRM, print); signal.alarm(60)", "", 0),
+    "uses tqdm's way to show progress": (
+        "import sys; [sys.stderr.write('\\r%d' % n) for n in range(50)]; sys.stderr.flush()",
+        "",
+        0,
+    ),
+}
+
+
+@SQLITE
+@pytest.mark.parametrize("what", BESIDES)
+def test_what_env_py_does_besides_is_its_own_business(tmp_path: Path, twins: Twins, what: str) -> None:
+    before, after, code = BESIDES[what]
+    project = make_project(tmp_path, linear(2), env=env_with(before=before) + textwrap.dedent(after))
+    result = twins.run(project)  # which has held stdout, stderr and the last line against the contract
+    assert (result.exit_code, result.finished["applied"]) == (code, ["r1", "r2"]), result.stdout
+    assert bool(twins.plain(project)) == bool(code)
+    twins.hold_the_same()
+    if code:
+        refused(result, 2, "config_invalid", "outside of any revision")
+    assert twins.run(project, "status", "--exit-code").exit_code in (0, code)
+
+
 # --- several engines ----------------------------------------------------------------------------------
 
 
