@@ -1,4 +1,5 @@
 # make test: everything that must hold. make unit: seconds, no database. make demo: see it run.
+# make matrix: a telling part of the suite with each pair of tests/matrix.txt.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -18,13 +19,24 @@ PYTEST := -m pytest -n 2 --dist worksteal
 # What tests/newest.txt brings does not work with the oldest dependencies.
 NEWEST_ONLY := tests/acceptance/test_optuna.py tests/acceptance/test_frameworks.py
 
-.PHONY: test lint unit demo venvs clean
+# alembic+sqlalchemy. What env.py may do is tried on SQLite, and what a failure leaves on MariaDB, where most can go wrong.
+PAIRS ?= $(shell sed -n 's/^\([0-9][^ ]*\) \([0-9][^ ]*\)$$/\1+\2/p' tests/matrix.txt)
+MATRIX_TESTS := tests/acceptance/test_kinds.py tests/integration/test_truth.py \
+	-k '(test_kinds and sqlite and not besides) or (test_truth and mariadb and template)'
+
+.PHONY: test lint unit demo matrix venvs clean
 
 test: lint venvs
 	@echo "== newest: $$(.venv/bin/python --version)"
 	.venv/bin/python $(PYTEST)
 	@echo "== oldest: $$(.venv-oldest/bin/python --version)"
 	.venv-oldest/bin/python $(PYTEST) $(addprefix --ignore=,$(NEWEST_ONLY))
+
+matrix: $(PAIRS:%=.venv-matrix/%/made)
+	@for pair in $(PAIRS); do \
+		echo "== alembic+sqlalchemy $$pair"; \
+		.venv-matrix/$$pair/bin/python $(PYTEST) $(MATRIX_TESTS) || exit; \
+	done
 
 lint: .venv/made
 	.venv/bin/ruff check .
@@ -40,7 +52,7 @@ demo: .venv-demo/made
 venvs: .venv/made .venv-oldest/made
 
 clean:
-	rm -rf .venv .venv-oldest .venv-demo .demo .servers build dist
+	rm -rf .venv .venv-oldest .venv-matrix .venv-demo .demo .servers build dist
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -67,6 +79,20 @@ endef
 	$(call make_venv,$(OLDEST_PYTHON))
 	.venv-oldest/bin/python $(PIP_INSTALL) --use-pep517 -c tests/oldest.txt \
 		-e '.[postgresql]' psycopg2-binary -r tests/requirements.txt
+	@touch $@
+
+# uv makes all of them in the time that pip takes for one.
+.venv-matrix/uv/made:
+	$(call make_venv,$(PYTHON))
+	$(@D)/bin/python $(PIP_INSTALL) uv
+	@touch $@
+
+.venv-matrix/%/made: pyproject.toml tests/requirements.txt tests/matrix.txt | .venv-matrix/uv/made
+	@echo "== making $(@D)"
+	@.venv-matrix/uv/bin/uv venv --quiet --clear --python $(PYTHON) $(@D)
+	@.venv-matrix/uv/bin/uv pip install --quiet --python $(@D)/bin/python -e '.[postgresql]' psycopg2-binary \
+		-r tests/requirements.txt $(addprefix alembic==,$(firstword $(subst +, ,$*))) \
+		$(addprefix sqlalchemy==,$(lastword $(subst +, ,$*)))
 	@touch $@
 
 .venv-demo/made: pyproject.toml
