@@ -38,6 +38,9 @@ class Story:
     def add_secret(self, secret: str) -> None:
         """Nothing is shown, so nothing is hidden."""
 
+    def output(self, level: str, logger: str, text: str) -> None:
+        """Nothing is shown."""
+
     def saw(self, section: str | None, rows: tuple[str, ...]) -> None:
         """Remember the version rows that the last line would tell."""
         self.rows = rows

@@ -97,3 +97,15 @@ def test_every_setting_but_the_secrets_has_an_option_that_shows_its_variable() -
     for field in FIELDS:
         if not field.startswith("db_") and field not in ("database_url", "target"):
             assert PREFIX + field.upper() in re.sub(r"\s+", "", said), field
+
+
+def test_the_versions_that_are_tried_are_those_of_the_table() -> None:
+    rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "design.md").read_text().splitlines()]
+    [alembic], [sqlalchemy] = ([row[1:] for row in rows if row[0] == name] for name in ("Alembic", "SQLAlchemy"))
+    told = [f"{one}+{other}" for one, other in zip(alembic, sqlalchemy, strict=True)]
+    lines = (ROOT / "tests" / "matrix.txt").read_text().splitlines()
+    pairs = ["+".join(line.split()) for line in lines if not line.startswith("#")]
+    pins = dict(re.findall(r"^(alembic|sqlalchemy)==(\S+)$", (ROOT / "tests" / "oldest.txt").read_text(), re.M))
+    assert told == [f"{pins['alembic']}+{pins['sqlalchemy']}", *pairs, "newest+newest"]
+    in_ci = re.findall(r"[\d.]+\+[\d.]+", (ROOT / ".ci" / "run").read_text())
+    assert in_ci and set(in_ci) <= set(pairs)
