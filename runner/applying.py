@@ -151,7 +151,7 @@ def _failure(
     refusal = _refusal(dialect, cause)
     code = refusal.code if refusal else _code(dialect, cause)
     statement = flight.ended_at(cause)
-    what = _described(cause, refusal)
+    what = described(cause, refusal)
     said = f"Revision {flight.id} failed{_at(statement)}: {what}."
     unknown = flight.doubtful or (rows is None and dialect.DDL_COMMITS and bool(flight.changed))
     error: RunnerError | Interrupted
@@ -234,7 +234,8 @@ def _code(dialect: Dialect, cause: BaseException | None) -> str | None:
     return dialect.code_of(driver_error) if driver_error is not None else None
 
 
-def _described(cause: BaseException | None, refusal: Refusal | None) -> str:
+def described(cause: BaseException | None, refusal: Refusal | None) -> str:
+    """Why a revision failed, in words."""
     if isinstance(cause, SystemExit):
         return f"the revision called sys.exit({cause.code!r})"
     orig: Any = getattr(cause, "orig", None)

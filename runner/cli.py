@@ -85,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
     down.add_argument("down_to", metavar="TARGET", help="revision, -N, base")
     down.add_argument("--yes", action="store_true", help="yes, data may be lost")
     command("stamp", "set the version without running anything").add_argument("target", nargs="+", help=_TARGET_HELP)
+    mark = command("baseline", "set the version of a database that has tables and none, after verifying the tables")
+    mark.add_argument("revisions", nargs="*", metavar="REVISION", help=_TARGET_HELP)
+    mark.add_argument("--detect", action="store_true", help="find it: run the history elsewhere, and compare")
+    mark.add_argument("--yes", action="store_true", help="with --detect: set the version that was found")
     command("current", "the revisions that the database is at")
     command("heads", "the revisions that no other follows")
     command("history", "all revisions, parents first")
@@ -156,8 +160,10 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     targets = job.settings.target
     if command == "downgrade":
         targets = (options.down_to,)
+    if command == "baseline":
+        targets = tuple(options.revisions)
     offline = command in ("heads", "history", "config", "init", "merge", "branches", "show")
-    aims = command in ("upgrade", "wait", "downgrade", "stamp", "status", "plan", "doctor")
+    aims = command in ("upgrade", "wait", "downgrade", "stamp", "baseline", "status", "plan", "doctor")
     job.announce(command, targets if aims else (), connects=not offline)
     if job.loaded.doubts:
         job.emit(SettingsDoubtful(problems=_problems(job.loaded.doubts)))
@@ -166,7 +172,7 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     if command == "wait" and options.wait_for == "connection" and job.given():  # without importing Alembic
         job.wait_for(job.database, writable=False)
         return Result("ready")
-    from . import authoring, doctor, drift, flow, looking  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
+    from . import authoring, baseline, doctor, drift, flow, looking  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
 
     known: dict[str, Callable[[], Result]] = {
         "upgrade": lambda: flow.upgrade(job, targets),
@@ -175,6 +181,9 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
         ),
         "downgrade": lambda: flow.downgrade(job, options.down_to, sure=options.yes),
         "stamp": lambda: flow.stamp(job, targets),
+        "baseline": lambda: (
+            baseline.detect(job, sure=options.yes) if options.detect else baseline.baseline(job, targets)
+        ),
         "status": lambda: looking.status(job, targets, exit_code=options.exit_code),
         "plan": lambda: (
             looking.plan_sql(job, targets, options.start)
@@ -190,6 +199,13 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     }
     if command == "plan" and options.start and not options.sql:
         raise ConfigInvalid("--from belongs to --sql.", hint="Write: alembic-job plan --sql --from REV")
+    if command == "baseline" and bool(targets) == options.detect:
+        raise ConfigInvalid(
+            "A baseline is either at the revision that is named, or at the one that --detect finds.",
+            hint="Write: alembic-job baseline REVISION, or: alembic-job baseline --detect",
+        )
+    if command == "baseline" and options.yes and not options.detect:
+        raise ConfigInvalid("--yes belongs to --detect.", hint=f"Write: alembic-job baseline {' '.join(targets)}")
     return known[command]()
 
 

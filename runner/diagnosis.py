@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .database import Dialect, Room
-from .errors import ConfigInvalid, RevisionPartial, RevisionUnknown, SchemaUnmanaged, TargetInvalid
+from .errors import ConfigInvalid, Findings, RevisionPartial, RevisionUnknown, SchemaUnmanaged, TargetInvalid
 from .events import counted, listed
 from .history import History
 from .model import Revision, VersionTable
-from .tables import created_by
+from .tables import created_by, left_by
+
+DETECT = "alembic-job baseline --detect"
 
 
 def unknown_revision(history: History, missing: Sequence[str], tables: frozenset[str]) -> RevisionUnknown:
@@ -111,7 +113,9 @@ def clash(pending: Sequence[Revision], tables: frozenset[str]) -> dict[str, list
     return found
 
 
-def unmanaged(pending: Sequence[Revision], tables: frozenset[str], *, half_done: bool) -> SchemaUnmanaged | None:
+def unmanaged(
+    history: History, pending: Sequence[Revision], tables: frozenset[str], *, half_done: bool
+) -> SchemaUnmanaged | None:
     """The error for a database with tables and without a version, when a pending revision would create one of them.
 
     ``half_done``: there is an empty version table, and statements of a failed run would have stayed.
@@ -120,16 +124,11 @@ def unmanaged(pending: Sequence[Revision], tables: frozenset[str], *, half_done:
     if not found:
         return None
     names = [table for there in found.values() for table in there]
-    held = _held_until(pending, tables)
-    said = (
-        f"The database has no version, and {listed(names)} {'is' if len(names) == 1 else 'are'} there already, which"
-        f" {listed(list(found))} would create."
-    )
+    held = _held_until(history, pending, tables)
+    said = f"The database has no version, and {_tables(names)} there already, which {listed(list(found))} would create."
     if half_done:
         said += " Its version table is empty: a first run may have failed half-way."
-    mark = f"alembic-job stamp {held or 'REVISION'}"
-    seen = f" (all tables up to {held} are there)" if held else ""
-    hint = f"If the tables are those of a revision{seen}, compare them with it, and mark the database: {mark}."
+    hint = _how_to_mark(held)
     if half_done:
         hint += " If they are what a failed run left, undo its statements instead; its output lists them."
     return SchemaUnmanaged(hint=hint, message=said, revision=next(iter(found)))
@@ -150,12 +149,79 @@ def half_done(pending: Sequence[Revision], tables: frozenset[str]) -> RevisionPa
     )
 
 
-def _held_until(pending: Sequence[Revision], tables: frozenset[str]) -> str | None:
-    """The last revision up to which every table that is certainly created is there."""
-    held, later = None, {table for revision in pending for table in created_by(revision.path).gone}
-    for revision in pending:
+def _held_until(history: History, revisions: Sequence[Revision], tables: frozenset[str]) -> tuple[str, ...]:
+    """The last revisions up to which every table that is created, and not dropped again, is there; none if none is.
+
+    Nor where one of those that follow would create a table that is there.
+    """
+    held: dict[str, Revision] = {}
+    rest: list[Revision] = []
+    found = False
+    later = {table for revision in revisions for table in created_by(revision.path).gone}
+    for revision in revisions:
         made = [table for table in created_by(revision.path).mentioned if table not in later]
-        if any(table not in tables for table in made):
-            break
-        held = revision.revision
-    return held
+        follows = all(parent in held for parent in history.follows(revision.revision))
+        if follows and all(table in tables for table in made):
+            held[revision.revision] = revision
+            found = found or bool(made)
+        else:
+            rest.append(revision)
+    return history.without_implied(list(held)) if found and not clash(rest, tables) else ()
+
+
+def baseline(
+    history: History, goal: Sequence[str], before: Sequence[Revision], after: Sequence[Revision], tables: frozenset[str]
+) -> Mapping[str, str]:
+    """The tables that are there because of ``before``, which leads to ``goal``, and who made each.
+
+    Raises Findings when one of them is missing, when one is there that ``after`` is yet to create, or
+    when there is nothing to go by. ``tables`` are those in the database.
+    """
+    names = listed(tuple(goal))
+    wanted = left_by([(revision.revision, revision.path) for revision in before])
+    there = {table.lower() for table in tables}  # some servers keep names in lower case
+    missing = [table for table in wanted if table.lower() not in there]
+    held = _held_until(history, [*before, *after], tables)
+    hint = _how_to_mark(held)
+    if missing:
+        by = sorted({wanted[table] for table in missing})
+        raise Findings(
+            f"The database is not at {names}: {_tables(missing)} missing, which {listed(by)} made.",
+            hint=hint,
+            revision=by[0],
+        )
+    made = {table for revision in before for table in created_by(revision.path).mentioned}
+    early = {
+        revision: new
+        for revision, names_ in clash(after, tables).items()
+        if (new := [table for table in names_ if table not in made])
+    }
+    if early:
+        new = [table for names_ in early.values() for table in names_]
+        raise Findings(
+            f"The database is newer than {names}: {_tables(new)} there, which {listed(list(early))} would create"
+            " at the next upgrade, and fail.",
+            hint=hint,
+            revision=next(iter(early)),
+        )
+    if not wanted:
+        raise Findings(
+            f"Nothing can be verified: no revision up to {names} creates a table in words that can be read without"
+            " running it.",
+            hint=f"'{DETECT}' compares the whole schema; or, if you know it, without any check: alembic-job stamp"
+            f" {' '.join(goal)}",
+        )
+    return wanted
+
+
+def _how_to_mark(held: Sequence[str]) -> str:
+    if not held:
+        return f"Find out which revision the tables are of: {DETECT}"
+    return (
+        f"By their names the tables are those of {listed(tuple(held))}: alembic-job baseline {' '.join(held)}. To be"
+        f" sure, '{DETECT}' compares columns, keys and indexes, too."
+    )
+
+
+def _tables(names: Sequence[str]) -> str:
+    return f"{listed(list(names))} {'is' if len(names) == 1 else 'are'}"

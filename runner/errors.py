@@ -187,7 +187,7 @@ class SchemaUnmanaged(RunnerError):
     """The database has tables and no version, and pending revisions would create tables that exist."""
 
     exit_code = ExitCode.SCHEMA_UNMANAGED
-    hint = "Mark the database with the revision that its tables are of: alembic-job stamp REVISION."
+    hint = "Mark the database with the revision that its tables are of: alembic-job baseline --detect finds it."
 
 
 class WrongDatabase(RunnerError):

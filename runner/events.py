@@ -413,25 +413,6 @@ class SqlPlanned(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DifferenceFound(Event):
-    """What would have to be done to the database, to make it what it should be."""
-
-    name = "difference_found"
-    level = "warning"
-    operation: str
-    table: str | None
-    object: str | None
-    database: str | None
-    models: str | None
-
-    @property
-    def message(self) -> str:
-        where = ".".join(filter(None, (self.table, self.object)))
-        there = f": {self.database or 'nothing'} in the database, {self.models or 'nothing'} in the models"
-        return f"{self.operation} {where}".rstrip() + (there if self.database or self.models else "") + "."
-
-
-@dataclass(frozen=True, kw_only=True)
 class CheckPassed(Event):
     """``doctor`` looked, and all is well there."""
 
@@ -489,6 +470,74 @@ class SettingsSchema(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TablesVerified(Event):
+    """``baseline``: the tables that the revisions certainly make are all there."""
+
+    name = "tables_verified"
+    revisions: list[str]
+    tables: list[str]
+    count: int
+
+    @property
+    def message(self) -> str:
+        made = f"{counted(self.count, 'table')} of {listed(self.revisions)}"
+        return f"The {made} {'is' if self.count == 1 else 'are all'} there: {listed(self.tables)}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionReplayed(Event):
+    """``baseline --detect``: a revision was run in the scratch database, and its schema was read there."""
+
+    name = "revision_replayed"
+    revision: str
+    position: int
+    count: int
+    duration_s: float
+
+    @property
+    def message(self) -> str:
+        return f"{self.revision} was run in the scratch database ({self.position} of {self.count})."
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceFound(Event):
+    """What would have to be done to the database, and what is there and should be."""
+
+    name = "difference_found"
+    level = "warning"
+    operation: str
+    table: str | None
+    object: str | None
+    database: str | None
+    models: str | None
+
+    @property
+    def message(self) -> str:
+        what = ": ".join(filter(None, (self.table, self.object)))
+        there, wanted = self.database or "nothing", self.models or "nothing"
+        return f"{self.operation} {what}: the database has {there}, and should have {wanted}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineFound(Event):
+    """``baseline --detect``: the revision whose schema the database has, or is nearest to."""
+
+    name = "baseline_found"
+    revisions: list[str]
+    candidates: list[str]
+    exact: bool
+    count: int
+    compared: int
+
+    @property
+    def message(self) -> str:
+        which = listed(self.candidates, "no revision")
+        if self.exact:
+            return f"Of {counted(self.compared)} compared, this is the schema of {which}."
+        return f"Of {counted(self.compared)} compared, {which} is nearest, with {counted(self.count, 'difference')}."
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunFinished(Event):
     """The last line, always."""
 
@@ -520,7 +569,7 @@ class RunFinished(Event):
         if self.applied:
             said += f": {counted(self.count)} {'undone' if self.outcome == 'downgraded' else 'applied'}"
         at = f"; the database is at {listed(self.to)}" if self.to else ""
-        return f"{said}{at} (exit {self.exit_code}, {self.duration_s:.1f} s)."
+        return f"{said}{at} (exit {self.exit_code}, {self.duration_s:.1f} s). {self.hint or ''}".rstrip()
 
 
 ALL: tuple[type[Event], ...] = tuple(Event.__subclasses__())

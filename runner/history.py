@@ -241,9 +241,9 @@ class History:
                 if None in parsed:  # a walk over the end, which would otherwise mean the base
                     raise graph.RevisionError("Walked too far")
                 found += sorted({script.revision for script in parsed} - set(found))
-        return self._without_implied(found)
+        return self.without_implied(found)
 
-    def _without_implied(self, revisions: Sequence[str]) -> tuple[str, ...]:
+    def without_implied(self, revisions: Sequence[str]) -> tuple[str, ...]:
         """Leave out what another of these revisions contains: Alembic refuses such targets, or stamps them all."""
         revision_map = self.script.revision_map
         contained = {
@@ -254,18 +254,22 @@ class History:
         }
         return tuple(revision for revision in revisions if revision not in contained)
 
+    def follows(self, revision: str) -> tuple[str, ...]:
+        """What has to be applied before this revision: its parents, and what it depends on."""
+        return tuple(self.script.revision_map._revision_map[revision]._all_down_revisions)  # type: ignore[union-attr]
+
     def upgrade_steps(self, resolved: Sequence[str], current: Sequence[str]) -> list[RevisionStep]:
         """Alembic's own plan from ``current`` to revisions that ``resolve`` named."""
         if not resolved:
             return []
         with self.errors(" ".join(resolved)):
-            return list(self.script._upgrade_revs(tuple(resolved), self._without_implied(current)))  # type: ignore[arg-type]
+            return list(self.script._upgrade_revs(tuple(resolved), self.without_implied(current)))  # type: ignore[arg-type]
 
     def holds(self, current: Sequence[str], resolved: Sequence[str]) -> bool:
         """Whether a database at ``current`` has these revisions applied."""
         if self.known(current)[1]:
             return False
-        with self._errors(" ".join(resolved)):  # without making steps of them, which need functions to run
+        with self.errors(" ".join(resolved)):  # without making steps of them, which need functions to run
             missing = self.script.iterate_revisions(tuple(resolved), tuple(current), implicit_base=True)
             return not resolved or next(iter(missing), None) is None
 
@@ -289,7 +293,7 @@ class History:
 
     def stamp_steps(self, targets: Sequence[str], current: Sequence[str]) -> list[StampStep]:
         """Alembic's own plan to move the version without running anything."""
-        kept = self._without_implied(current)
+        kept = self.without_implied(current)
         with self.errors(" ".join(targets)):
             stamped = list(self.script._stamp_revs(tuple(targets), kept))
         # What another row contains should not be there, and Alembic would leave it.
@@ -298,7 +302,7 @@ class History:
 
     def implied(self, current: Sequence[str]) -> tuple[str, ...]:
         """The rows of a version table that others of them contain: Alembic writes none."""
-        return tuple(sorted(set(current) - set(self._without_implied(current))))
+        return tuple(sorted(set(current) - set(self.without_implied(current))))
 
     def _branch_point(self, heads: Sequence[str]) -> str | None:
         """The newest revision that all of these contain."""

@@ -14,23 +14,26 @@ from . import url as urls
 from .database import Database
 from .errors import ConfigInvalid, ExitCode
 from .events import Emit, RunStarted
-from .settings import Found, Loaded, Settings, url_problem
+from .settings import Found, Loaded, Settings, url_problem, variable
 from .stopping import Stop
 from .version import __version__
 from .wait import Patience, wait_for_login
 from .worker import Channel
 
+SCRATCH = variable("scratch_url")
+
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended well."""
+    """How a command ended well; ``hint``: what it found, and what to do with it."""
 
     outcome: str
     exit_code: ExitCode = ExitCode.OK
+    hint: str | None = None
 
     def fields(self) -> dict[str, Any]:
         """For ``run_finished``."""
-        return {"outcome": self.outcome, "exit_code": int(self.exit_code)}
+        return {"outcome": self.outcome, "exit_code": int(self.exit_code), "hint": self.hint}
 
 
 class Job:
@@ -48,6 +51,7 @@ class Job:
         problem: ConfigInvalid | None = None
         found: Found | None = None
         try:
+            self.scratch()
             found = self.given() or (self.configured() if connects else None)
         except ConfigInvalid as error:
             problem = error
@@ -76,6 +80,16 @@ class Job:
             return None
         if problem := url_problem(found.value):
             raise ConfigInvalid(f"{found.source}: {problem[0]}.", hint=problem[1])
+        self.keep_secret(urls.parse(found.value))
+        return found
+
+    def scratch(self) -> Found | None:
+        """The URL of the scratch database as it is now. Raises ConfigInvalid when it cannot be used."""
+        found = self.loaded.scratch()
+        if found is None:
+            return None
+        if problem := url_problem(found.value):
+            raise ConfigInvalid(f"{SCRATCH}: {problem[0]}.", hint=problem[1])
         self.keep_secret(urls.parse(found.value))
         return found
 

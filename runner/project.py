@@ -276,7 +276,7 @@ class Project:
         if place.rows or not place.others or on_unmanaged == "upgrade":
             return None
         half_done = place.dialect.DDL_COMMITS and place.others != place.tables
-        if error := diagnosis.unmanaged(self.pending(place), place.tables, half_done=half_done):
+        if error := diagnosis.unmanaged(self.history, self.pending(place), place.tables, half_done=half_done):
             return error
         if on_unmanaged == "fail":
             count, names = counted(len(place.others), "table"), listed(sorted(place.others))

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     db_password: str | None = Field(None, description="password of the URL by parts, as it is, not encoded")
     db_name: str | None = Field(None, description="database of the URL by parts")
     db_options: str | None = Field(None, description="query of the URL by parts: key=value&key=value")
+    scratch_url: str | None = Field(
+        None, description="SQLAlchemy URL of an empty database that baseline --detect may fill"
+    )
     config: str | None = Field(None, description="Alembic configuration file")
     section: str = Field("alembic", description="section of the configuration, as alembic -n")
     script_location: str | None = Field(None, description="overrides the configuration; then no file is needed")
@@ -118,8 +121,8 @@ class Settings(BaseSettings):
 
 
 FIELDS: Mapping[str, FieldInfo] = Settings.model_fields
-SECRET = {"database_url", "db_password"}
-WITH_FILE = {"database_url", "db_user", "db_password"}
+SECRET = {"database_url", "db_password", "scratch_url"}
+WITH_FILE = {"database_url", "db_user", "db_password", "scratch_url"}
 _PARTS = ("db_driver", "db_host", "db_port", "db_user", "db_password", "db_name", "db_options")
 _NEEDED_PARTS = {
     "db_driver": "Write for example mysql+pymysql, postgresql+psycopg or sqlite.",
@@ -209,6 +212,13 @@ class Loaded:
         except OSError as error:
             raise SettingsInvalid((_unreadable("database_url", error),)) from error
 
+    def scratch(self) -> Found | None:
+        """The URL of the scratch database as it is now; None when there is none."""
+        try:
+            return self.sources.find("scratch_url")
+        except OSError as error:
+            raise SettingsInvalid((_unreadable("scratch_url", error),)) from error
+
 
 def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Loaded:
     """Read and check all settings. Raises SettingsInvalid with every mistake at once."""
@@ -229,6 +239,8 @@ def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Loaded:
     settings, invalid = _checked(values)
     problems += invalid
     problems += _url_problems(sources, values, {p.variable for p in problems})
+    if "scratch_url" in values and (said := url_problem(values["scratch_url"])):
+        problems.append(Problem(variable("scratch_url"), *said))
     if origin.get("target") and not origin["target"].startswith("option"):
         problems += [
             Problem(
@@ -342,7 +354,7 @@ def shown(value: Any) -> str:
 
 def masked(field: str, value: str) -> str:
     """A secret as ``config`` shows it."""
-    if field != "database_url":
+    if not field.endswith("_url"):
         return "***"
     try:
         return urls.parse(value).masked()

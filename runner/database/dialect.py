@@ -116,6 +116,24 @@ class Dialect(Protocol):
     def sees_lock(self, ask: Ask, name: str) -> bool:
         """Whether a session sees that somebody holds the lock: if not, it is on another server."""
 
+    def product(self, ask: Ask) -> str:
+        """Which product it is: their SQL may differ within one dialect."""
+
+    def other_schemas(self, ask: Ask) -> Sequence[str]:
+        """The schemas of this database besides the session's own and the system's."""
+
+    def leaves(self, schema: str) -> bool:
+        """Whether what is in a schema of this name is outside of the database that was connected to."""
+
+    def scratch(self, directory: str) -> str | None:
+        """What to call a new database in this directory; None where a server has to have one."""
+
+    def create(self, url: URL) -> None:
+        """Make an empty database where opening one is all that it takes."""
+
+    def emptying(self, url: URL) -> str:
+        """What makes the database empty again, for people to run."""
+
     def code_of(self, error: BaseException) -> str | None:
         """The server's own code of an error of any driver of this dialect."""
 

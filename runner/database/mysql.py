@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -301,6 +302,36 @@ def sees_lock(ask: Ask, name: str) -> bool:
     """By IS_USED_LOCK. A Galera node knows nothing of the locks of another, so there it cannot be told."""
     used = ask(f"SELECT IS_USED_LOCK('{name}')")[0][0]
     return used is not None or any(row[1] == "ON" for row in ask("SHOW VARIABLES LIKE 'wsrep_on'"))
+
+
+def product(ask: Ask) -> str:
+    """MariaDB or MySQL: they check and default differently."""
+    version = str(ask("SELECT VERSION()")[0][0])
+    return "MariaDB" if re.search("MariaDB", version, re.IGNORECASE) else "MySQL"
+
+
+def other_schemas(ask: Ask) -> list[str]:
+    """A schema is a database of its own."""
+    return []
+
+
+def leaves(schema: str) -> bool:
+    """A schema is a database of its own."""
+    return True
+
+
+def scratch(directory: str) -> str | None:
+    """A server has to have one."""
+    return None
+
+
+def create(url: URL) -> None:
+    """It is there, or the login was refused."""
+
+
+def emptying(url: URL) -> str:
+    """Statements for an administrator."""
+    return f"DROP DATABASE `{url.database}`; CREATE DATABASE `{url.database}`;"
 
 
 def code_of(error: BaseException) -> str | None:

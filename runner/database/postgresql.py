@@ -251,6 +251,39 @@ def sees_lock(ask: Ask, name: str) -> bool:
     return bool(rows)
 
 
+def product(ask: Ask) -> str:
+    """There is one."""
+    return "PostgreSQL"
+
+
+def other_schemas(ask: Ask) -> list[str]:
+    """By the catalogue."""
+    rows = ask(
+        "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+        " AND nspname IS DISTINCT FROM current_schema() ORDER BY nspname"
+    )
+    return [str(row[0]) for row in rows]
+
+
+def leaves(schema: str) -> bool:
+    """Schemas are within the database."""
+    return False
+
+
+def scratch(directory: str) -> str | None:
+    """A server has to have one."""
+    return None
+
+
+def create(url: URL) -> None:
+    """It is there, or the login was refused."""
+
+
+def emptying(url: URL) -> str:
+    """Statements for an administrator."""
+    return f'DROP DATABASE "{url.database}"; CREATE DATABASE "{url.database}" OWNER "{url.user}";'
+
+
 def code_of(error: BaseException) -> str | None:
     """The SQLSTATE, which psycopg2 calls pgcode."""
     return (getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)) if from_driver(error) else None

@@ -158,6 +158,36 @@ def sees_lock(ask: Ask, name: str) -> bool:
     return name == lock_name(ask)
 
 
+def product(ask: Ask) -> str:
+    """There is one."""
+    return "SQLite"
+
+
+def other_schemas(ask: Ask) -> list[str]:
+    """A schema is a file of its own."""
+    return []
+
+
+def leaves(schema: str) -> bool:
+    """A schema is a file of its own, but for the two that each connection has."""
+    return schema not in ("main", "temp")
+
+
+def scratch(directory: str) -> str | None:
+    """A file."""
+    return str(Path(directory, "scratch.sqlite"))
+
+
+def create(url: URL) -> None:
+    """An empty file is an empty database."""
+    path_of(url).touch()
+
+
+def emptying(url: URL) -> str:
+    """Without its file it is empty."""
+    return f"rm {path_of(url)}"
+
+
 def code_of(error: BaseException) -> str | None:
     """The name of the error; Python tells it since 3.11."""
     return getattr(error, "sqlite_errorname", None)

@@ -31,9 +31,9 @@ def test_tables_that_are_there_without_a_version_are_told_before_anything_runs(
     database.execute("CREATE TABLE users (id INTEGER)", "CREATE TABLE orders (id INTEGER)")
     result = run_job("upgrade", cwd=project.path, env={URL: database.url})
     refused(result, 34, "schema_unmanaged", "users, orders", "a1, b2")
-    assert "alembic-job stamp b2" in result.finished["hint"]
+    assert "alembic-job baseline b2" in result.finished["hint"]
     applied_nothing(result)
-    assert run_job("stamp", "b2", cwd=project.path, env={URL: database.url}).exit_code == 0
+    assert run_job("baseline", "b2", cwd=project.path, env={URL: database.url}).exit_code == 0
     assert run_job("upgrade", cwd=project.path, env={URL: database.url}).finished["applied"] == ["c3"]
 
 

@@ -95,7 +95,7 @@ def test_every_variable_that_the_docs_name_exists() -> None:
 def test_every_setting_but_the_secrets_has_an_option_that_shows_its_variable() -> None:
     said = parser().format_help().replace("\n", "")
     for field in FIELDS:
-        if not field.startswith("db_") and field not in ("database_url", "target"):
+        if not field.startswith("db_") and field not in ("database_url", "scratch_url", "target"):
             assert PREFIX + field.upper() in re.sub(r"\s+", "", said), field
 
 
