@@ -126,7 +126,8 @@ def _replay(project: Project, place: Place, tried: Scratch) -> Replay:
     def steps(reached: Reached) -> Iterator[MigrationStep]:
         connection = _connection(reached)
         connection.engine.hide_parameters = True
-        plan = reached.history.upgrade_steps(reached.history.stored_heads(), ())
+        history = reached.history
+        plan = history.upgrade_steps(history.stored_heads(), ())
         for position, step in enumerate(plan, 1):
             replay.failed, started = step.revision.revision, time.monotonic()
             yield step
@@ -146,7 +147,10 @@ def _replay(project: Project, place: Place, tried: Scratch) -> Replay:
     with job.stop.at_once():
         ended = project.environment.run(steps, config=config, arriving=tried.must_hold, destination_rev="heads")
     if replay.failed is None or ended.own:
-        ended.raise_if_failed()
+        try:
+            ended.raise_if_failed()
+        except ConfigInvalid as error:
+            raise ConfigInvalid(f"In the scratch database: {error}", hint=error.hint, code=error.code) from error
     if not ended.reached:
         raise TargetNotReached("env.py ended without an error and without running any migrations.")
     if replay.failed:
@@ -295,7 +299,8 @@ def _on_env(project: Project, place: Place, reading: Callable[[Reached], T]) -> 
     answers: list[T] = []
 
     def steps(reached: Reached) -> Sequence[MigrationStep]:
-        if place.seen and reached.where == place.seen.where:
+        seen = place.seen
+        if seen and reached.where == seen.where and place.dialect.identity(reached.ask) == seen.identity:
             answers.append(reading(reached))
         return ()
 

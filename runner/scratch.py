@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+from . import engines
 from . import url as urls
 from .database import DIALECTS, Ask, Database, Dialect, Session
 from .errors import ConfigInvalid, RunnerError, WrongDatabase
@@ -62,7 +64,9 @@ class Scratch:
 
     def must_hold(self, reached: Reached) -> None:
         """Raises WrongDatabase when ``env.py`` connected to another one than it was told."""
-        if DIALECTS.get(engine_dialect(reached)) is not self.session.dialect or not self.holds(reached.ask):
+        connection: Any = reached.context.connection
+        dialect = DIALECTS.get(engines.url_of(connection.engine).dialect)
+        if dialect is not self.session.dialect or not self.holds(reached.ask):
             raise WrongDatabase(
                 f"env.py was given the scratch database {self.name}, and connected to {reached.where.url}: nothing was"
                 " run.",
@@ -74,11 +78,6 @@ class Scratch:
     def emptying(self) -> str:
         """What makes it empty again."""
         return self.session.dialect.emptying(self.session.url)
-
-
-def engine_dialect(reached: Reached) -> str:
-    """The dialect of the migrating connection."""
-    return urls.parse(reached.where.url).dialect
 
 
 @contextmanager

@@ -180,7 +180,8 @@ def scratch(directory: str) -> str | None:
 
 def create(url: URL) -> None:
     """An empty file is an empty database."""
-    path_of(url).touch()
+    if not is_there(url):
+        path_of(url).touch()
 
 
 def emptying(url: URL) -> str:

@@ -175,3 +175,27 @@ def test_an_asynchronous_project_without_its_server_waits_for_it(
     refused(result, 10, "database_unreachable")
     assert result.of("database_waiting")
     assert "secret-word" not in result.stdout
+
+
+def test_an_asynchronous_project_is_replayed_in_a_scratch_to_find_its_revision(
+    asynchronous: Project, database: Database, request: pytest.FixtureRequest, run_job: Run
+) -> None:
+    environment = {"ALEMBIC_JOB_DATABASE_URL": with_async_driver(database)}
+    if not database.path:
+        scratch = request.getfixturevalue(f"{database.dialect}_server").new_database()
+        environment["ALEMBIC_JOB_SCRATCH_URL"] = with_async_driver(scratch)
+    assert run_job("upgrade", "r2", cwd=asynchronous.path, env=environment).exit_code == 0
+    database.execute("DROP TABLE alembic_version")
+    result = run_job("baseline", "--detect", "--yes", cwd=asynchronous.path, env=environment)
+    assert (result.exit_code, database.versions()) == (0, {"r2"}), result.finished
+
+
+def test_a_flask_application_with_a_url_of_its_own_gets_no_replay_and_says_so(
+    flask_project: Project, tmp_path: Path, run_job: Run
+) -> None:
+    database = sqlite_database(tmp_path / "one.sqlite")
+    run_job("upgrade", "r2", cwd=flask_project.path, env={"APP_DB": database.url})
+    database.execute("DROP TABLE alembic_version")
+    result = run_job("baseline", "--detect", cwd=flask_project.path, env={"APP_DB": database.url})
+    refused(result, 35, "wrong_database", "was given the scratch database")
+    assert run_job("baseline", "r2", cwd=flask_project.path, env={"APP_DB": database.url}).exit_code == 0
