@@ -22,7 +22,7 @@ def shape_of(*statements: str) -> Shape:
 
 
 PARENT = "CREATE TABLE p (id INTEGER PRIMARY KEY)"
-TABLE = "CREATE TABLE t (id INTEGER PRIMARY KEY, a VARCHAR(5) NOT NULL DEFAULT 'x', b INTEGER{})"
+TABLE = "CREATE TABLE t (id INTEGER PRIMARY KEY, a VARCHAR(5) NOT NULL DEFAULT 'x', b INTEGER{}\n)"
 
 
 def test_the_same_statements_make_the_same_schema() -> None:
