@@ -26,7 +26,7 @@ from .project import Project, Turn
 from .scratch import Scratch
 from .seam import Ended, Reached
 from .shape import Shape
-from .states import possible
+from .states import State, possible
 from .tables import created_by
 
 T = TypeVar("T")
@@ -176,6 +176,7 @@ def _matched(place: Place, history: History, live: Shape, replay: Replay, left: 
     apart = [shape.distance(live, state.shape) for state in states]
     best = [state for state, far in zip(states, apart, strict=True) if far == min(apart)]
     near = [state for state in best if state.applied]  # else the empty database is nearest
+    near = _without_idle(near, {one.revision for one in history.all() if created_by(one.path).idle})
     differ = shape.differences(live, (near or best)[0].shape)
     rows = [history.without_implied([one for one, _ in replay.shapes if one in state.applied]) for state in near]
     candidates = list(map(" ".join, rows))
@@ -195,7 +196,7 @@ def _matched(place: Place, history: History, live: Shape, replay: Replay, left: 
     if len(near) > 1:
         first, last = candidates[0], candidates[-1]
         raise Findings(
-            f"The schema is that of {listed(candidates)}, which make the same tables: what sets them apart, data"
+            f"The schema is that of {_named(candidates)}, which make the same tables: what sets them apart, data"
             f" mostly, cannot be seen in it.{replay.told}",
             hint=f"If what follows {first} has not been done here, so that the next upgrade is to do it:"
             f" alembic-job baseline {first}. If all of it has: alembic-job baseline {last}.{left}",
@@ -210,6 +211,16 @@ def _matched(place: Place, history: History, live: Shape, replay: Replay, left: 
     return rows[0]
 
 
+def _without_idle(states: Sequence[State], idle: set[str]) -> list[State]:
+    """Of states that are apart by revisions which do nothing, the last: it makes no difference."""
+    return list({state.applied - idle: state for state in states}.values())
+
+
+def _named(candidates: Sequence[str]) -> str:
+    """For people, who would not see where one ends: each may be several revisions."""
+    return listed([one.replace(" ", " with ") for one in candidates])
+
+
 def _no_match(candidates: Sequence[str], said: Sequence[str], replay: Replay, left: str) -> Findings:
     count = counted(len(said), "difference")
     shown = " ".join(said[:_SHOWN]) + (f" (and {len(said) - _SHOWN} more)" if len(said) > _SHOWN else "")
@@ -219,7 +230,7 @@ def _no_match(candidates: Sequence[str], said: Sequence[str], replay: Replay, le
             hint=f"Check that the database URL leads to this project's database.{left}",
         )
     return Findings(
-        f"No revision makes the schema of this database. Nearest is {listed(list(candidates))}, with {count}:"
+        f"No revision makes the schema of this database. Nearest is {_named(candidates)}, with {count}:"
         f" {shown}{replay.told}",
         hint="Correct what the events 'difference_found' list, and run again; or, if it does not matter, mark it all"
         f" the same: alembic-job stamp {candidates[0]}.{left}",

@@ -124,11 +124,10 @@ def unmanaged(
     if not found:
         return None
     names = [table for there in found.values() for table in there]
-    held = _held_until(history, pending, tables)
     said = f"The database has no version, and {_tables(names)} there already, which {listed(list(found))} would create."
     if half_done:
         said += " Its version table is empty: a first run may have failed half-way."
-    hint = _how_to_mark(held)
+    hint = _how_to_mark(history, pending, tables)
     if half_done:
         hint += " If they are what a failed run left, undo its statements instead; its output lists them."
     return SchemaUnmanaged(hint=hint, message=said, revision=next(iter(found)))
@@ -149,24 +148,36 @@ def half_done(pending: Sequence[Revision], tables: frozenset[str]) -> RevisionPa
     )
 
 
-def _held_until(history: History, revisions: Sequence[Revision], tables: frozenset[str]) -> tuple[str, ...]:
-    """The last revisions up to which every table that is created, and not dropped again, is there; none if none is.
+def _how_to_mark(history: History, revisions: Sequence[Revision], tables: frozenset[str]) -> str:
+    """What to do with tables without a version, by the last revisions up to which every table that is created is there.
 
-    Nor where one of those that follow would create a table that is there.
+    Revisions that create none cannot be told by it; and where one that follows would create a table
+    that is there, it is none of them.
     """
     held: dict[str, Revision] = {}
     rest: list[Revision] = []
-    found = False
+    makers: list[str] = []
     later = {table for revision in revisions for table in created_by(revision.path).gone}
     for revision in revisions:
         made = [table for table in created_by(revision.path).mentioned if table not in later]
         follows = all(parent in held for parent in history.follows(revision.revision))
         if follows and all(table in tables for table in made):
             held[revision.revision] = revision
-            found = found or bool(made)
+            makers += [revision.revision] if made or (makers and created_by(revision.path).idle) else []
         else:
             rest.append(revision)
-    return history.without_implied(list(held)) if found and not clash(rest, tables) else ()
+    if not makers or clash(rest, tables):
+        return f"Find out which revision the tables are of: {DETECT}"
+    first, last = history.without_implied(makers), history.without_implied(list(held))
+    if set(first) != set(last):
+        return (
+            f"Find out which revision the tables are of: {DETECT}. By their names it may be any from"
+            f" {listed(first)} to {listed(last)}. Then: alembic-job baseline REVISION"
+        )
+    return (
+        f"By their names the tables are those of {listed(last)}: alembic-job baseline {' '.join(last)}. To be sure,"
+        f" '{DETECT}' compares columns, keys and indexes, too."
+    )
 
 
 def baseline(
@@ -181,8 +192,7 @@ def baseline(
     wanted = left_by([(revision.revision, revision.path) for revision in before])
     there = {table.lower() for table in tables}  # some servers keep names in lower case
     missing = [table for table in wanted if table.lower() not in there]
-    held = _held_until(history, [*before, *after], tables)
-    hint = _how_to_mark(held)
+    hint = _how_to_mark(history, [*before, *after], tables)
     if missing:
         by = sorted({wanted[table] for table in missing})
         raise Findings(
@@ -212,15 +222,6 @@ def baseline(
             f" {' '.join(goal)}",
         )
     return wanted
-
-
-def _how_to_mark(held: Sequence[str]) -> str:
-    if not held:
-        return f"Find out which revision the tables are of: {DETECT}"
-    return (
-        f"By their names the tables are those of {listed(tuple(held))}: alembic-job baseline {' '.join(held)}. To be"
-        f" sure, '{DETECT}' compares columns, keys and indexes, too."
-    )
 
 
 def _tables(names: Sequence[str]) -> str:

@@ -132,6 +132,6 @@ def _temporary(job: Job, place: Place, stack: ExitStack) -> Database:
 
 def _needed(dialect: Dialect) -> str:
     return (
-        f"Create an empty {dialect.NAME} database, and a user with all rights on it and on no other, and set {SCRATCH},"
-        f" or {SCRATCH}_FILE, to its URL."
+        f"Create an empty database on a {dialect.NAME} server, and a user with all rights on it and on no other, and"
+        f" set {SCRATCH}, or {SCRATCH}_FILE, to its URL."
     )

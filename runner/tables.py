@@ -23,6 +23,7 @@ class Creates:
     mentioned: tuple[str, ...] = ()  # created, in whatever case
     gone: frozenset[str] = frozenset()  # dropped or renamed, in whatever case
     unclear: frozenset[str] = frozenset()  # words, of which some may be tables that are dropped in words of its own
+    idle: bool = False  # it does nothing at all, as most merges
     schemas: tuple[str, ...] = ()  # what it says for ``schema=``, as it is written there
 
 
@@ -72,6 +73,7 @@ def created_by(path: str) -> Creates:
         tuple(mentioned),
         frozenset(gone),
         _unclear(tree),
+        all(isinstance(node, ast.Pass) or _is_prose(node) for node in upgrade.body),
         tuple(_schemas(tree)),
     )
 
@@ -114,6 +116,10 @@ def _schemas(tree: ast.Module) -> Iterator[str]:
             value = node.value.value if isinstance(node.value, ast.Constant) else ast.unparse(node.value)
             if value:
                 yield str(value)
+
+
+def _is_prose(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _operation(call: ast.Call) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +110,18 @@ def test_a_revision_that_is_too_old_is_told_by_what_the_next_upgrade_would_meet(
     refused(result, 37, "findings", "newer than a1", "orders, bills are there", "b2, e5 would create")
     assert "alembic-job baseline e5" in result.finished["hint"]
     same_as_before(database, {"customers", "orders", "bills"})
+
+
+def test_where_names_cannot_tell_the_revision_the_replay_is_named_first(
+    project: Project, database: Database, run_job: Run
+) -> None:
+    unversioned(run_job, project, database, "c3")
+    result = run_job("upgrade", cwd=project.path, env={URL: database.url})
+    refused(result, 34, "schema_unmanaged", "customers, orders are there already")
+    assert result.finished["hint"].startswith(
+        "Find out which revision the tables are of: alembic-job baseline --detect"
+    )
+    assert "any from b2 to d4" in result.finished["hint"]
 
 
 def test_a_database_that_has_a_version_is_no_case_for_a_baseline(
@@ -304,6 +318,16 @@ def test_revisions_that_only_change_data_are_left_to_choose(
     assert "alembic-job baseline r1." in result.finished["hint"]
     assert "alembic-job baseline r3." in result.finished["hint"]
     same_as_before(database, {"t"})
+
+
+def test_a_revision_that_does_nothing_is_no_choice(
+    tmp_path: Path, database: Database, both: dict[str, str], run_job: Run
+) -> None:
+    story = [creates("t", "r1"), creates("l", "l2", "r1"), creates("m", "m2", "r1"), Revision("z3", ("l2", "m2"))]
+    project = make_project(tmp_path, story)
+    unversioned(run_job, project, database)
+    result = run_job("baseline", "--detect", "--yes", cwd=project.path, env=both)
+    assert (result.exit_code, database.versions()) == (0, {"z3"}), result.finished
 
 
 BRANCHES = [
@@ -544,6 +568,36 @@ def test_a_scratch_that_refuses_the_login_is_told_as_that(
     result = run_job("baseline", "--detect", cwd=project.path, env={URL: database.url, SCRATCH: url})
     refused(result, 11, "login_refused", "The scratch database")
     assert "wrong-word" not in result.stdout
+
+
+def test_a_signal_ends_the_replay_at_once_and_leaves_nothing(
+    tmp_path: Path, database: Database, both: dict[str, str], run_job: Run, start_job: Callable[..., Job]
+) -> None:
+    slow = Revision("r2", "r1", 'import pathlib\nif pathlib.Path("slow").exists(): time.sleep(60)')
+    project = make_project(tmp_path, [creates("t", "r1"), slow, creates("u", "r3", "r2")])
+    unversioned(run_job, project, database)
+    (project.path / "slow").touch()
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    job = start_job("baseline", "--detect", "--yes", cwd=project.path, env={**both, "TMPDIR": str(temporary)})
+    job.wait_for("revision_replayed")
+    time.sleep(0.5)
+    job.send_signal(signal.SIGTERM)
+    result = job.finish(timeout_s=20)
+    assert (result.exit_code, result.finished["outcome"]) == (143, "interrupted")
+    same_as_before(database, {"t", "u"})
+    assert not list(temporary.iterdir())
+
+
+def test_without_locks_the_name_of_the_database_is_the_proof(
+    project: Project, database: Database, both: dict[str, str], run_job: Run
+) -> None:
+    unversioned(run_job, project, database, "c3")
+    unlocked = {**both, "ALEMBIC_JOB_LOCK": "none"}
+    live = run_job("baseline", "--detect", cwd=project.path, env={**unlocked, SCRATCH: database.url})
+    refused(live, 2, "config_invalid", "scratch URL is the live database")
+    result = run_job("baseline", "--detect", "--yes", cwd=project.path, env=unlocked)
+    assert (result.exit_code, database.versions()) == (0, {"c3"}), result.finished
 
 
 def test_no_temporary_file_stays(tmp_path: Path, project: Project, run_job: Run) -> None:

@@ -52,6 +52,17 @@ def test_upgrade_brings_an_empty_database_to_the_head(bookshop: Bookshop, databa
     assert database.tables() == TABLES | {"alembic_version"}
 
 
+@pytest.mark.parametrize("at", [HEAD, "d50c3a8e971f"])  # the merge, which does nothing; and one of its branches
+def test_the_revision_is_found_again_when_the_version_is_lost(
+    database: Database, second_database: Database, run_job: Callable[..., Result], at: str
+) -> None:
+    urls = {"ALEMBIC_JOB_DATABASE_URL": database.url, "ALEMBIC_JOB_SCRATCH_URL": second_database.url}
+    assert run_job("upgrade", at, cwd=BOOKSHOP, env=urls).exit_code == 0
+    database.execute("DROP TABLE alembic_version")
+    result = run_job("baseline", "--detect", "--yes", cwd=BOOKSHOP, env=urls)
+    assert (result.exit_code, database.versions()) == (0, {at}), result.finished
+
+
 def test_the_second_run_does_nothing_and_takes_no_lock(bookshop: Bookshop) -> None:
     bookshop("upgrade")
     again = bookshop("upgrade")

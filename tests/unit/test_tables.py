@@ -100,3 +100,11 @@ def test_the_way_down_says_nothing_of_the_way_up(tmp_path: Path) -> None:
 def test_every_schema_that_is_named_is_told_also_one_that_is_computed(tmp_path: Path) -> None:
     body = 'op.add_column("t", column, schema="s")\nop.drop_table("t", schema=OTHER)\nop.drop_table("u", schema=None)\n'
     assert created_by(written(tmp_path, body)).schemas == ("s", "OTHER")
+
+
+@pytest.mark.parametrize(
+    ("body", "idle"),
+    [("pass\n", True), ('"""A merge."""\n', True), ("...\n", True), ("op.f()\n", False), ("x = op.f()\npass\n", False)],
+)
+def test_a_revision_without_a_statement_is_idle(tmp_path: Path, body: str, idle: bool) -> None:
+    assert created_by(written(tmp_path, body)).idle is idle
