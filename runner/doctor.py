@@ -49,6 +49,7 @@ def _examine(project: Project, targets: Sequence[str], found: list[str]) -> None
             version.found = f"at {listed(place.rows)}"
             project.require_sound(place)
             place.goal = project.history.resolve(targets, place.rows)
+            project.require_room(place, [revision.revision for revision in project.pending(place)])
         if version.passed:
             with _Check("tables", place.emit, found) as tables:
                 tables.found = _tables(project, place)

@@ -270,7 +270,7 @@ class History:
         if self.known(current)[1]:
             return False
         with self.errors(" ".join(resolved)):  # without making steps of them, which need functions to run
-            missing = self.script.iterate_revisions(tuple(resolved), tuple(current), implicit_base=True)
+            missing = self.script.iterate_revisions(tuple(resolved), self.without_implied(current), implicit_base=True)
             return not resolved or next(iter(missing), None) is None
 
     def resolve_downgrade(self, target: str, current: Sequence[str]) -> tuple[str, ...]:

@@ -30,12 +30,17 @@ SITUATIONS: dict[str, tuple[str, str] | None] = {
     "env_swallows_error": None,
     "failing_third_revision": None,
     "grandchild_outlives": None,
+    "long_revision_id": None,  # SQLite has room for any; on a server: a test of its own
     "missing_parent": ("history_invalid", "0002"),
+    "missing_upgrade": ("config_invalid", "has no function upgrade()"),
+    "newest_file_deleted": None,  # with a database that knows the file: a test of its own
     "no_config_file": ("config_invalid", "There is no alembic.ini"),
+    "no_script_location": ("config_invalid", "script_location"),
     "own_runner_module": None,
     "prints_url": None,
     "pyproject_config": None,
     "revision_exits": None,
+    "revision_needs_app": None,
     "revision_syntax_error": ("config_invalid", "0002"),
     "slow_revisions": None,
     "transaction_per_migration": None,
@@ -96,6 +101,12 @@ def test_a_revision_that_this_image_does_not_hold(tmp_path: Path, database: Data
     [said] = findings(result, "version")
     assert "at r3" in said and "head: r2" in said
     assert result.one("finding")["exit_name"] == "revision_unknown"
+
+
+@pytest.mark.parametrize("database", ["mariadb", "postgresql"], indirect=True)
+def test_an_identifier_that_the_version_table_has_no_room_for(database: Database, run_job: Run) -> None:
+    [said] = findings(run_job("doctor", cwd=PROJECTS / "long_revision_id", env={URL: database.url}), "version")
+    assert "0002_create_pears_for_the_new_shop_in_town" in said and "32" in said
 
 
 def test_tables_without_a_version(tmp_path: Path, database: Database, run_job: Run) -> None:
