@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.expect import refused
+from tests.acceptance.test_any_project import with_creator
 from tests.databases import Database, Server, sqlite_database
 from tests.job import Job, Project, Result, Revision, creates, make_project
 
@@ -202,6 +203,19 @@ def test_what_is_asked_has_to_be_clear(project: Project, run_job: Run) -> None:
         result = run_job("baseline", *arguments, cwd=project.path, env=environment)
         refused(result, 2, "config_invalid")
         assert "alembic-job baseline" in result.finished["hint"]
+
+
+def test_a_database_that_only_env_py_can_connect_to_is_verified_by_it(
+    tmp_path: Path, database: Database, run_job: Run
+) -> None:
+    project = make_project(tmp_path, STORY, env=with_creator(database))
+    empty = run_job("baseline", "c3", cwd=project.path)
+    refused(empty, 37, "findings", "has no tables")
+    assert run_job("upgrade", "c3", cwd=project.path).exit_code == 0
+    database.execute("DROP TABLE alembic_version")
+    refused(run_job("baseline", "e5", cwd=project.path), 37, "findings", "bills is missing")
+    assert run_job("baseline", "c3", cwd=project.path).exit_code == 0
+    assert database.versions() == {"c3"}
 
 
 def test_two_baselines_at_once_leave_one_version(
