@@ -59,9 +59,14 @@ def connect(url: URL, timeout_s: float) -> Any:
     if not path.exists():
         if not path.absolute().parent.is_dir():
             raise sqlite3.OperationalError(f"unable to open database file: no directory {path.absolute().parent}")
-        return sqlite3.connect(":memory:", isolation_level=None)
+        return _open(":memory:")
     mode = "rw" if os.access(path, os.W_OK) else "ro"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=timeout_s, isolation_level=None)
+    return _open(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=timeout_s)
+
+
+def _open(name: str, **options: Any) -> Any:
+    # env.py may run its migrations in a thread, from where the version is then read; never from two at once.
+    return sqlite3.connect(name, isolation_level=None, check_same_thread=False, **options)
 
 
 def classify(error: BaseException) -> Refusal | None:

@@ -270,6 +270,29 @@ def test_env_py_may_change_the_directory_take_the_signals_and_import_from_elsewh
     assert database.versions() == set(result.finished["to"])
 
 
+def test_env_py_may_run_its_migrations_in_a_thread(tmp_path: Path, database: Database, run_job: Run) -> None:
+    env = """
+        import threading
+        from alembic import context
+        from sqlalchemy import create_engine, pool
+
+        def migrate():
+            engine = create_engine(context.config.get_main_option("sqlalchemy.url"), poolclass=pool.NullPool)
+            with engine.connect() as connection:
+                context.configure(connection=connection)
+                with context.begin_transaction():
+                    context.run_migrations()
+
+        thread = threading.Thread(target=migrate)
+        thread.start()
+        thread.join()
+    """
+    project = make_project(tmp_path, linear(3), env=env)
+    result = went_up_and_stays(run_job, project, 3, ALEMBIC_JOB_DATABASE_URL=database.url)
+    assert result.finished["to"] == ["r3"]
+    assert database.versions() == {"r3"}
+
+
 def test_version_locations_that_env_py_sets_are_used(tmp_path: Path, run_job: Run) -> None:
     database = sqlite_database(tmp_path / "db.sqlite")
     env = textwrap.dedent("""
