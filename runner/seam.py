@@ -263,7 +263,10 @@ def translated(error: BaseException) -> RunnerError:
     return ConfigInvalid(f"env.py failed outside of any revision: {located(error)}.", hint=_LOOK_THERE)
 
 
-_LOOK_THERE = "Correct env.py; 'applied' lists what was run. ALEMBIC_JOB_LOG_LEVEL=debug shows the whole traceback."
+_LOOK_THERE = (
+    "Correct env.py, or name what it expects around it (an application's context, say) in ALEMBIC_JOB_CONTEXT;"
+    " 'applied' lists what was run. ALEMBIC_JOB_LOG_LEVEL=debug shows the whole traceback."
+)
 _DRIVERS = {
     "psycopg2": "psycopg2-binary",
     "psycopg": "'psycopg[binary]'",
