@@ -1,5 +1,6 @@
 # make test: everything that must hold. make unit: seconds, no database. make demo: see it run.
 # make matrix: a telling part of the suite with each pair of tests/matrix.txt.
+# make real: projects that others wrote, against docs/real-projects.md. make real-docs writes that page.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -24,7 +25,7 @@ PAIRS ?= $(shell sed -n 's/^\([0-9][^ ]*\) \([0-9][^ ]*\)$$/\1+\2/p' tests/matri
 MATRIX_TESTS := tests/acceptance/test_kinds.py tests/integration/test_truth.py \
 	-k '(test_kinds and sqlite and not besides) or (test_truth and mariadb and template)'
 
-.PHONY: test lint unit demo matrix venvs clean
+.PHONY: test lint unit demo matrix real real-docs venvs clean
 
 test: lint venvs
 	@echo "== newest: $$(.venv/bin/python --version)"
@@ -49,10 +50,23 @@ unit: .venv/made
 demo: .venv-demo/made
 	PATH="$(CURDIR)/.venv-demo/bin:$$PATH" ./examples/demo.sh
 
+real: .venv/made
+	.venv/bin/python -m tests.real.install
+	rm -rf .venv-real/results
+	.venv/bin/python $(PYTEST) tests/real
+	.venv/bin/python -m tests.real.table
+
+# One after the other, and several times, for the times.
+real-docs: .venv/made
+	.venv/bin/python -m tests.real.install
+	rm -rf .venv-real/results
+	REAL_PAIRS=3 .venv/bin/python -m pytest tests/real
+	.venv/bin/python -m tests.real.table --write
+
 venvs: .venv/made .venv-oldest/made
 
 clean:
-	rm -rf .venv .venv-oldest .venv-matrix .venv-demo .demo .servers build dist
+	rm -rf .venv .venv-oldest .venv-matrix .venv-real .venv-demo .demo .servers build dist
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -81,11 +81,16 @@ def schema(database: Database, name: str | None = None) -> dict[str, Any]:
             "unique constraints": _sorted(inspector.get_unique_constraints(table, name)),
             "foreign keys": _sorted(inspector.get_foreign_keys(table, name)),
             "checks": _sorted(inspector.get_check_constraints(table, name)),
-            "indexes": _sorted(inspector.get_indexes(table, name)),
+            "indexes": _sorted([_compared(index) for index in inspector.get_indexes(table, name)]),
         }
     if database.dialect == "postgresql":
         tables["enums"] = _sorted(inspector.get_enums())  # type: ignore[attr-defined]
     return tables
+
+
+def _compared(index: Any) -> dict[str, Any]:
+    """With the condition of a partial index as its text; SQLAlchemy gives an object, equal to itself alone."""
+    return {**index, "dialect_options": {name: str(value) for name, value in index.get("dialect_options", {}).items()}}
 
 
 def _sorted(found: list[Any]) -> list[Any]:

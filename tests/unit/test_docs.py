@@ -12,6 +12,7 @@ from runner.cli import parser
 from runner.errors import ExitCode
 from runner.events import ALL, EnvironmentConnected, Event
 from runner.settings import FIELDS, PREFIX, WITH_FILE, default_of
+from tests.real.projects import PROJECTS, Fails, Refused, Works
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
@@ -83,6 +84,23 @@ def test_the_contract_lists_every_command() -> None:
     documented = {name.split()[0] for row in table(CONTRACT, "command") for name in names(row[0])}
     commands = next(action for action in parser()._actions if action.dest == "command").choices
     assert documented == set(commands or ())
+
+
+def test_the_page_of_real_projects_has_what_the_suite_expects_of_each() -> None:
+    rows = table((ROOT / "docs" / "real-projects.md").read_text(encoding="utf-8"), "project")
+    for project, (name, special, *cells) in zip(PROJECTS, rows, strict=True):
+        assert project.requires[0] in name
+        assert special == project.special
+        for dialect, said in zip(("sqlite", "mariadb", "postgresql"), cells, strict=True):
+            match project.cells.get(dialect):
+                case None:
+                    assert said == "\N{EN DASH}"
+                case Works(tables=tables):
+                    assert f" {tables} tables, equal" in said
+                case Fails(tables=tables, code=code):
+                    assert "(41)" in said and code in said and f" {tables} tables" in said
+                case Refused():
+                    assert "(35), nothing run" in said
 
 
 def test_every_variable_that_the_docs_name_exists() -> None:
