@@ -122,6 +122,10 @@ def test_it_fails_where_plain_alembic_fails_and_tells_why(
     made = [re.match(r"\s*CREATE TABLE (\w+)", one["sql"]) for one in failed["durable_statements"]]
     created = {one[1] for one in made if one}
     assert created and created < ours.tables()
+
+    again, _ = checkout.upgrade(ours)
+    assert again.exit_code == cell.again, again.stdout
+    assert state(ours, project) == left
     at = f"at `{cell.version}`" if cell.version else "no version"
     said = f"{table.named(result)} in `{cell.revision}`: {cell.code}; {at}, {cell.tables} tables, equal"
     table.record(project, dialect, said, times)
