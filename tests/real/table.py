@@ -39,8 +39,8 @@ which statements of the revision stay.
 ## Time
 
 Of the whole process, from start to end and of the processor alone, each in seconds, and in brackets the ratio:
-ours to plain Alembic's. Medians of {runs} runs each, in turn, on {processors} processors with the servers beside them. The first depends
-on what else the machine did; the second hardly does.
+ours to plain Alembic's. Medians of {runs} runs each, in turn, on {processors} processors with the servers beside them.
+The first depends on what else the machine did; the second hardly does.
 
 {times}
 """
