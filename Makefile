@@ -15,7 +15,8 @@ OLDEST_PYTHON ?= $(shell \
 	done)
 
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
-PYTEST := -m pytest -n 2 --dist worksteal
+# Three on two cores: the tests wait for servers and processes most of the time.
+PYTEST := -m pytest -n 3 --dist worksteal
 
 # What tests/newest.txt brings does not work with the oldest dependencies.
 NEWEST_ONLY := tests/acceptance/test_optuna.py tests/acceptance/test_frameworks.py

@@ -33,6 +33,7 @@ from tests.processes import signal_tree
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
+INITIALISE_TRIES = 3
 
 
 class Unavailable(Exception):
@@ -223,9 +224,12 @@ class Local(Runtime):
             command = [f"{self._folder}/initdb", "-D", str(data), "-U", self.kind.admin, "-E", "UTF8"]
             command += ["--locale=C", "-A", "scram-sha-256", f"--pwfile={secret}", "--no-sync"]
         secret.chmod(0o644)  # the folder is closed to others
-        done = self._popen(command).wait()
-        if done:
-            raise Unavailable(f"{command[0]} failed with {done}:\n{self.log()}")
+        for _ in range(INITIALISE_TRIES):
+            done = self._popen(command).wait()
+            if not done:
+                return
+            shutil.rmtree(data, ignore_errors=True)  # seen with mariadb-install-db beside other servers' starts
+        raise Unavailable(f"{command[0]} failed with {done}, {INITIALISE_TRIES} times:\n{self.log()}")
 
     def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
         with (self._home / "log").open("ab") as log:
