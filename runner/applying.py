@@ -11,7 +11,6 @@ from .database import Dialect, Refusal
 from .errors import (
     ConfigInvalid,
     DatabaseReadOnly,
-    DatabaseUnreachable,
     Interrupted,
     PermissionDenied,
     RevisionFailed,
@@ -61,11 +60,7 @@ def apply(
         recording.attach(reached.context)
         for position, step in enumerate(plan, 1):
             stop.raise_if_requested()
-            if lost := [one for one in recordings.values() if one.session_lost]:
-                raise DatabaseUnreachable(
-                    f"The runner's own connection to {lost[0].place.name}, which holds the lock, was lost;"
-                    " stopped before the next revision."
-                )
+            fence.still(place, reached)
             if isinstance(step, RevisionStep):
                 recording.begin(here.describe(step.revision), step, position, len(plan))
             yield step

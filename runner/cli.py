@@ -144,7 +144,7 @@ def main(arguments: Sequence[str]) -> int:
     report = Report(style, masker, run_id, _STDOUT, env.termination_log(os.environ, settings))
 
     def work(channel: Channel, stop: Stop) -> dict[str, Any]:
-        job = Job(loaded, channel, stop)
+        job = Job(loaded, channel, stop, run_id)
         try:
             return _run(job, options).fields()
         except BaseException as error:

@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     PERMISSION_DENIED = 13
     DATABASE_READ_ONLY = 14
     LOCK_TIMEOUT = 20
+    LOCK_LOST = 21
     TARGET_TIMEOUT = 22
     REVISION_UNKNOWN = 30
     MULTIPLE_HEADS = 31
@@ -55,6 +56,7 @@ _RETRYABLE = _INTERRUPTED | {
     ExitCode.DATABASE_UNREACHABLE,
     ExitCode.DATABASE_READ_ONLY,
     ExitCode.LOCK_TIMEOUT,
+    ExitCode.LOCK_LOST,
     ExitCode.TARGET_TIMEOUT,
 }
 
@@ -146,6 +148,13 @@ class LockTimeout(RunnerError):
 
     exit_code = ExitCode.LOCK_TIMEOUT
     hint = "Wait for the other run to finish, or raise ALEMBIC_JOB_LOCK_TIMEOUT."
+
+
+class LockLost(RunnerError):
+    """The lock went away while this run migrated; nothing was started after that."""
+
+    exit_code = ExitCode.LOCK_LOST
+    hint = "Run again; if it comes back, look for what ends idle connections: a failover, a proxy, an administrator."
 
 
 class TargetTimeout(RunnerError):

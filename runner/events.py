@@ -38,6 +38,19 @@ class DurableStatement(TypedDict):
     sql: str
 
 
+class HolderFields(TypedDict):
+    """Who holds the lock, as far as the server tells."""
+
+    connection: str
+    user: str | None
+    hostname: str | None
+    since: str | None
+    run_id: str | None
+    image: str | None
+    pod: str | None
+    end_with: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event(ABC):
     """The base of all events."""
@@ -212,10 +225,13 @@ class LockWaiting(Event):
     name = "lock_waiting"
     lock: str
     waited_s: float
+    holder: HolderFields | None
 
     @property
     def message(self) -> str:
-        return f"Another run holds the migration lock {self.lock}; waited {self.waited_s:.0f} s so far."
+        who = f"{self.holder['connection']} of another run" if self.holder else "Another run"
+        end = f" (to end it: {self.holder['end_with']})" if self.holder and self.holder["end_with"] else ""
+        return f"{who} holds the migration lock {self.lock}{end}; waited {self.waited_s:.0f} s so far."
 
 
 @dataclass(frozen=True, kw_only=True)

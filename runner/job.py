@@ -39,8 +39,9 @@ class Result:
 class Job:
     """One run of the program, within the worker process."""
 
-    def __init__(self, loaded: Loaded, channel: Channel, stop: Stop) -> None:
+    def __init__(self, loaded: Loaded, channel: Channel, stop: Stop, run_id: str = "") -> None:
         self.loaded = loaded
+        self.run_id = run_id
         self.settings: Settings = loaded.settings
         self.channel = channel
         self.emit: Emit = channel.emit
@@ -113,9 +114,18 @@ class Job:
         """The database of the settings, by the runner's own connections."""
         return self.connecting(lambda: urls.parse(getattr(self.given(), "value", "")))
 
+    @property
+    def owner(self) -> str:
+        """Who we are, to those who look at the server's sessions."""
+        return f"alembic-job/{self.run_id}"
+
     def connecting(self, read_url: Callable[[], urls.URL]) -> Database:
         """A database by its URL, which is asked for again at every connection."""
-        return Database(read_url=read_url, connect_timeout_s=self.settings.connect_timeout.total_seconds())
+        return Database(
+            read_url=read_url,
+            connect_timeout_s=self.settings.connect_timeout.total_seconds(),
+            owner=self.owner,
+        )
 
     @property
     def patience(self) -> Patience:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,12 +12,15 @@ from typing import Generic, TypeVar
 
 from .database import Database, Session
 from .errors import DatabaseUnreachable, LockTimeout
-from .events import Emit, LockAcquired, LockReleased, LockWaiting
+from .events import Emit, HolderFields, LockAcquired, LockReleased, LockWaiting
+from .keys import Lock, SessionLock
+from .model import Holder
 from .settings import Settings
 from .stopping import Stop
 
 # Drawn uniformly: with 300 waiters the last one leaves 2.9 s after the end, at 145 connects a second.
 _PAUSE_S = (1.0, 3.0)
+_SIGN_OF_LIFE_S = 10.0  # well inside the minute after which a silent session is ended
 
 K = TypeVar("K")
 
@@ -31,52 +35,86 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What a run has while it is its turn: a session of its own, and the lock; none with ``LOCK=none``."""
+
+    session: Session
+    lock: Lock | None
+
+
+@dataclass(frozen=True)
 class _Try(Generic[K]):
-    """One try: ``sessions`` are kept open when all locks were taken. ``missing`` has one that was not."""
+    """One try: ``held`` is kept open when all locks were taken. ``missing`` is one that was not."""
 
     arrived: bool = False
-    sessions: Mapping[K, Session] | None = None
-    locks: Mapping[K, tuple[str, Callable[[], None]]] = field(default_factory=dict)
+    held: Mapping[K, Held] | None = None
     closing: ExitStack = field(default_factory=ExitStack)
-    missing: tuple[K, str] | None = None
+    missing: tuple[K, str, Holder | None] | None = None
 
 
 @contextmanager
-def my_turn(
-    contenders: Mapping[K, Contender], settings: Settings, *, stop: Stop
-) -> Iterator[Mapping[K, Session] | None]:
-    """The runner's own sessions, holding the locks; or None when all of them arrived while it waited.
+def my_turn(contenders: Mapping[K, Contender], settings: Settings, *, stop: Stop) -> Iterator[Mapping[K, Held] | None]:
+    """The runner's own sessions, holding the locks; or None when all databases arrived while it waited.
 
     All locks or none, so that two runs never wait for each other; a waiting run keeps no connection
     between two tries. Databases that are one and the same have one lock. Raises LockTimeout.
     """
     if settings.lock == "none":
         with ExitStack() as closing:
-            sessions = {key: closing.enter_context(one.database.session()) for key, one in contenders.items()}
+            held = {key: Held(closing.enter_context(one.database.session()), None) for key, one in contenders.items()}
             for one in contenders.values():
                 one.emit(LockAcquired(lock="none", lock_kind="none", reason="ALEMBIC_JOB_LOCK=none", waited_s=0.0))
-            yield sessions
+            yield held
         return
+    started = time.monotonic()
     taken = _wait_for_turn(contenders, settings, stop)
-    if taken.sessions is None:
+    if taken.held is None:
         yield None
         return
     since = time.monotonic()
     with taken.closing:
+        locks = {id(one.lock): (key, one.lock) for key, one in reversed(list(taken.held.items())) if one.lock}.values()
+        for key, lock in locks:
+            waited_s = round(since - started, 3)
+            contenders[key].emit(
+                LockAcquired(lock=lock.name, lock_kind=lock.kind, reason=lock.reason, waited_s=waited_s)
+            )
         try:
-            yield taken.sessions
+            with _signs_of_life([lock for _, lock in locks]):
+                yield taken.held
         finally:
-            for key, (name, release) in taken.locks.items():
-                with suppress(Exception):  # the lock ends with its session anyway; the cause must not be hidden
-                    release()
-                    contenders[key].emit(LockReleased(lock=name, held_s=round(time.monotonic() - since, 3)))
+            for key, lock in locks:
+                with suppress(Exception):  # it ends with its session anyway; the cause must not be hidden
+                    if lock.release():
+                        held_s = round(time.monotonic() - since, 3)
+                        contenders[key].emit(LockReleased(lock=lock.name, held_s=held_s))
+
+
+@contextmanager
+def _signs_of_life(locks: list[Lock]) -> Iterator[None]:
+    """A thread keeps the sessions of the locks from looking dead, while a long statement runs in another one."""
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(_SIGN_OF_LIFE_S):
+            for lock in locks:
+                with suppress(Exception):  # whether it is lost is asked before each revision
+                    lock.keep()
+
+    thread = threading.Thread(target=keep, name="signs of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _wait_for_turn(contenders: Mapping[K, Contender], settings: Settings, stop: Stop) -> _Try[K]:
     started = time.monotonic()
     limit_s, heartbeat_s = settings.lock_timeout.total_seconds(), settings.heartbeat.total_seconds()
     next_report_s = 0.0
-    name, emit = "of the database", next((one.emit for one in contenders.values()), None)
+    missing: tuple[K, str, Holder | None] | None = None
     while True:
         waited_s = time.monotonic() - started
         try:
@@ -86,25 +124,43 @@ def _wait_for_turn(contenders: Mapping[K, Contender], settings: Settings, stop: 
             if waited_s >= limit_s:
                 raise
         else:
-            for key, (taken, _) in tried.locks.items():
-                dialect = contenders[key].database.dialect
-                contenders[key].emit(
-                    LockAcquired(
-                        lock=taken,
-                        lock_kind=dialect.LOCK_KIND,
-                        reason=dialect.LOCK_REASON,
-                        waited_s=round(waited_s, 3),
-                    )
-                )
             if tried.missing is None:
                 return tried
-            name, emit = tried.missing[1], contenders[tried.missing[0]].emit
-        if waited_s >= limit_s:
-            raise LockTimeout(f"Another run still holds the migration lock {name} after {waited_s:.0f} s.")
-        if waited_s >= next_report_s and emit:
-            next_report_s = waited_s + heartbeat_s
-            emit(LockWaiting(lock=name, waited_s=round(waited_s, 3)))
+            missing = tried.missing
+        if missing:
+            key, name, holder = missing
+            if waited_s >= limit_s:
+                raise still_held(name, holder, waited_s)
+            if waited_s >= next_report_s:
+                next_report_s = waited_s + heartbeat_s
+                contenders[key].emit(waiting(name, holder, waited_s))
         pause(stop, limit_s - waited_s)
+
+
+def waiting(name: str, holder: Holder | None, waited_s: float) -> LockWaiting:
+    """The event for a lock that another run has."""
+    fields: HolderFields | None = None
+    if holder:
+        fields = HolderFields(
+            connection=holder.connection,
+            user=holder.user,
+            hostname=holder.hostname,
+            since=holder.since,
+            run_id=holder.run_id,
+            image=None,
+            pod=None,
+            end_with=holder.end_with,
+        )
+    return LockWaiting(lock=name, waited_s=round(waited_s, 3), holder=fields)
+
+
+def still_held(name: str, holder: Holder | None, waited_s: float) -> LockTimeout:
+    """The error for a lock that another run had for the whole of the allowed wait."""
+    end = f" If that run is dead, end it on the server: {holder.end_with}." if holder and holder.end_with else ""
+    return LockTimeout(
+        f"Another run still holds the migration lock {name} after {waited_s:.0f} s: {holder or 'who, is not told'}.",
+        hint=f"{LockTimeout.hint}{end}",
+    )
 
 
 def pause(stop: Stop, left_s: float) -> None:
@@ -115,22 +171,20 @@ def pause(stop: Stop, left_s: float) -> None:
 def _try(contenders: Mapping[K, Contender]) -> _Try[K]:
     with ExitStack() as closing, ExitStack() as releasing:
         sessions = {key: closing.enter_context(one.database.session()) for key, one in contenders.items()}
-        named = sorted(((session.lock_name(), key) for key, session in sessions.items()), key=lambda pair: pair[0])
-        locks: dict[K, tuple[str, Callable[[], None]]] = {}
-        missing: tuple[K, str] | None = None
-        held: set[tuple[str | int | None, ...]] = set()
-        for name, key in named:
+        locks = {key: SessionLock.of(session) for key, session in sessions.items()}
+        held: dict[tuple[str | int | None, ...], Lock] = {}
+        mine: dict[K, Held] = {}
+        missing: tuple[K, str, Holder | None] | None = None
+        for key, lock in sorted(locks.items(), key=lambda item: item[1].name):
             url = sessions[key].url  # the name alone may be the same on another server
-            where = (name, url.host, url.port, sessions[key].identity())
-            if where in held:  # the same database, with another version table
-                continue
-            release = sessions[key].try_lock(name)
-            if release is None:
-                missing = (key, name)
-                break
-            held.add(where)
-            locks[key] = (name, release)
-            releasing.callback(release)
+            where = (lock.name, url.host, url.port, sessions[key].identity())
+            if where not in held:  # else the same database, with another version table
+                if not lock.take():
+                    missing = (key, lock.name, lock.holder())
+                    break
+                held[where] = lock
+                releasing.callback(lock.release)
+            mine[key] = Held(sessions[key], held[where])
         # Looked at again after the lock: another run may have finished in between.
         arrived = [one.arrived(sessions[key]) for key, one in contenders.items()]  # asked of every one
         if arrived and all(arrived):
@@ -138,4 +192,4 @@ def _try(contenders: Mapping[K, Contender]) -> _Try[K]:
         if missing:
             return _Try(missing=missing)
         releasing.pop_all()  # not now
-        return _Try(sessions=sessions, locks=locks, closing=closing.pop_all())
+        return _Try(held=mine, closing=closing.pop_all())

@@ -43,6 +43,33 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, as far as the server tells a session of ordinary rights.
+
+    ``idle_s``: for how long it has been doing nothing, in seconds; None while it executes, or where
+    that cannot be seen. ``since``: RFC 3339; when the connection began (PostgreSQL), or when its
+    present statement or pause did (MySQL). ``end_with``: what would end it.
+    """
+
+    connection: str
+    user: str | None = None
+    hostname: str | None = None
+    since: str | None = None
+    run_id: str | None = None
+    idle_s: float | None = None
+    end_with: str | None = None
+    migrates: bool = False
+
+    def __str__(self) -> str:
+        """For people: as much as is known."""
+        who = "@".join(filter(None, (self.user, self.hostname)))
+        run = f"run {self.run_id}" if self.run_id else ""
+        about = ", ".join(filter(None, (who, run)))
+        tail = ", which still migrates" if self.migrates else ""
+        return f"{self.connection}{f' ({about})' if about else ''}{tail}"
+
+
+@dataclass(frozen=True)
 class VersionTable:
     """Where this project keeps its version, as ``env.py`` configures it."""
 

@@ -16,13 +16,12 @@ from alembic.runtime.migration import RevisionStep
 
 from . import diagnosis, engines
 from .applying import StepsFrom, apply
-from .database import DIALECTS, Database, Refusal, Session
+from .database import DIALECTS, Database, Refusal
 from .errors import (
     ConfigInvalid,
     DatabaseMissing,
     DatabaseReadOnly,
     DatabaseUnreachable,
-    LockTimeout,
     LoginRefused,
     PermissionDenied,
     RunnerError,
@@ -30,12 +29,12 @@ from .errors import (
     TargetNotReached,
     WrongDatabase,
 )
-from .events import EnvironmentConnected, LockWaiting, PendingFields, PlanReady, RevisionListed, counted, listed
+from .events import EnvironmentConnected, PendingFields, PlanReady, RevisionListed, counted, listed
 from .fence import Busy, Fence
 from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
-from .lock import Contender, my_turn, pause
+from .lock import Contender, Held, my_turn, pause, still_held, waiting
 from .model import Plan, Revision, Rows, State
 from .place import Place
 from .recording import Recording
@@ -43,7 +42,7 @@ from .seam import Environment, Looked, Seen
 from .settings import url_problem
 from .wait import patiently
 
-Turn = Mapping[Place, Session]
+Turn = Mapping[Place, Held]
 
 
 class Project:
@@ -265,8 +264,8 @@ class Project:
 
         Under the lock: what another run has created so far, while its version is not there yet, is no such table.
         """
-        for place, session in turn.items():
-            place.tables = session.tables()
+        for place, held in turn.items():
+            place.tables = held.session.tables()
             if error := self.unmanaged(place):
                 raise error
 
@@ -322,12 +321,10 @@ class Project:
             except Busy as busy:
                 waited_s = time.monotonic() - started
                 if waited_s >= limit_s:
-                    raise LockTimeout(
-                        f"Another run still holds the migration lock {busy.lock} after {waited_s:.0f} s."
-                    ) from busy
+                    raise still_held(busy.lock, busy.holder, waited_s) from busy
                 if waited_s >= next_report_s:
                     next_report_s = waited_s + heartbeat_s
-                    busy.place.emit(LockWaiting(lock=busy.lock, waited_s=round(waited_s, 3)))
+                    busy.place.emit(waiting(busy.lock, busy.holder, waited_s))
                 pause(job.stop, limit_s - waited_s)
 
     def _run(
@@ -336,14 +333,14 @@ class Project:
         job = self.job
         recordings = {
             place: Recording(
-                turn.get(place),
+                turn[place].session if place in turn else None,
                 place,
                 log_sql=job.settings.log_sql,
                 statement_sent=job.channel.statement_sent,
             )
             for place in self.places
         }
-        fence = Fence(turn, job.settings, started)
+        fence = Fence(turn, job.settings, started, job.owner)
         try:
             apply(self.environment, recordings, steps_from, fence, target=" ".join(targets), stop=job.stop)
         finally:

@@ -102,7 +102,6 @@ class Recording:
         self.executed: list[Flight] = []
         self.committed = 0
         self.flight: Flight | None = None
-        self.session_lost: Exception | None = None
         self._session = session
         self._log_sql = log_sql
         self._statement_sent = statement_sent
@@ -253,10 +252,7 @@ class Recording:
             return None
         try:
             return frozenset(self._session.versions(self.place.table))
-        except Exception as error:
-            refusal = self.dialect.classify(error)
-            if refusal is None or refusal.connection_lost:  # else busy: SQLite while the migration writes
-                self.session_lost = error
+        except Exception:  # lost, which is noticed before the next revision; or busy: SQLite while the migration writes
             return None
 
     def _transaction_ended(self, how: Ending) -> None:

@@ -62,6 +62,8 @@ def of_type(hint: Any) -> dict[str, Any]:
         return {"type": "object"}
     if origin is Literal:
         return {"enum": list(arguments)}
+    if origin in (Union, types.UnionType) and any(map(is_typeddict, arguments)):
+        return {"anyOf": [of_type(argument) for argument in arguments]}
     if origin in (Union, types.UnionType):
         return {"type": [of_type(argument)["type"] for argument in arguments]}
     raise TypeError(f"no schema for {hint}")

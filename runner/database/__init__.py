@@ -6,10 +6,11 @@ with SQLAlchemy 1.4 is served like the newest.
 
 from __future__ import annotations
 
+import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ..errors import ConfigInvalid, RunnerError
@@ -33,6 +34,8 @@ class Session:
     dialect: Dialect
     connection: Any
     url: URL
+    owner: str = "alembic-job"
+    _busy: threading.RLock = field(default_factory=threading.RLock, compare=False, repr=False)
 
     def server_version(self) -> str:
         """The version as the server names it."""
@@ -44,7 +47,8 @@ class Session:
 
     def versions(self, table: VersionTable) -> tuple[str, ...]:
         """The committed version rows."""
-        return self.dialect.versions(self.connection, table)
+        with self._busy:
+            return self.dialect.versions(self.connection, table)
 
     def tables(self) -> frozenset[str]:
         """The tables of the database; ``schema.table`` outside of the session's own schema."""
@@ -52,8 +56,14 @@ class Session:
 
     @property
     def ask(self) -> Ask:
-        """Queries on this connection."""
-        return self.dialect.ask(self.connection)
+        """Queries on this connection, one at a time: a thread shows signs of life on it."""
+        ask = self.dialect.ask(self.connection)
+
+        def one_at_a_time(sql: str) -> Sequence[Sequence[Any]]:
+            with self._busy:
+                return ask(sql)
+
+        return one_at_a_time
 
     def identity(self) -> str:
         """Which database this is, as far as the session can tell."""
@@ -63,9 +73,9 @@ class Session:
         """The name of this database's migration lock."""
         return self.dialect.lock_name(self.ask)
 
-    def try_lock(self, name: str) -> Callable[[], None] | None:
+    def try_lock(self, name: str) -> Callable[[], bool] | None:
         """Take the lock without waiting: what releases it, or None."""
-        return self.dialect.try_lock(self.ask, name)
+        return self.dialect.try_lock(self.ask, name, self.owner)
 
     def close(self) -> None:
         """Close; a connection that is broken already is closed enough."""
@@ -79,6 +89,7 @@ class Database:
 
     read_url: Callable[[], URL]
     connect_timeout_s: float
+    owner: str = "alembic-job"  # with the run's id: who it is, to those who see the session on the server
 
     @property
     def url(self) -> URL:
@@ -95,7 +106,7 @@ class Database:
         url = self.url
         dialect = DIALECTS[url.dialect]
         try:
-            connection = dialect.connect(url, timeout_s or self.connect_timeout_s)
+            connection = dialect.connect(url, timeout_s or self.connect_timeout_s, self.owner)
         except ImportError as error:
             raise ConfigInvalid(
                 f"The driver for {url.dialect} is not installed: {error}.", hint=dialect.DRIVER_HINT
@@ -105,7 +116,7 @@ class Database:
                 "Host, user or password of the database URL has characters that cannot be sent to the server.",
                 hint="Correct the URL; PyMySQL sends a password as Latin-1.",
             ) from error
-        return Session(dialect, connection, url)
+        return Session(dialect, connection, url, self.owner)
 
     @contextmanager
     def session(self) -> Iterator[Session]:

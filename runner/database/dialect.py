@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from ..errors import DatabaseUnreachable, RunnerError
-from ..model import VersionTable
+from ..model import Holder, VersionTable
 from ..url import URL
 
 Ending = Literal["commit", "rollback"] | None  # how a statement ended the transaction; None: it goes on
@@ -77,8 +77,8 @@ class Dialect(Protocol):
     def is_there(self, url: URL) -> bool:
         """Whether there is anything to look at: false for a file that does not exist yet, and so is empty."""
 
-    def connect(self, url: URL, timeout_s: float) -> Any:
-        """A new autocommit connection, after a real login. Raises the driver's errors."""
+    def connect(self, url: URL, timeout_s: float, application: str) -> Any:
+        """A new autocommit connection, after a real login, under this name. Raises the driver's errors."""
 
     def classify(self, error: BaseException) -> Refusal | None:
         """What an error of any driver of this dialect means; None when it says nothing of the connection."""
@@ -110,8 +110,30 @@ class Dialect(Protocol):
     def lock_name(self, ask: Ask) -> str:
         """The name of the migration lock, derived from the database alone."""
 
-    def try_lock(self, ask: Ask, name: str) -> Callable[[], None] | None:
-        """Take the lock without waiting: what releases it, or None when another session holds it."""
+    def fence_name(self, name: str) -> str | None:
+        """The second key to this lock; None where the lock ends together with whoever migrates."""
+
+    def try_lock(self, ask: Ask, name: str, owner: str) -> Callable[[], bool] | None:
+        """Take the lock without waiting: what releases it, or None when another session holds it.
+
+        The release says whether the lock was still held. ``owner`` tells people who it is.
+        """
+
+    def holds(self, ask: Ask, name: str) -> bool:
+        """Whether this very session holds the lock."""
+
+    def holder(self, ask: Ask, name: str) -> Holder | None:
+        """Who holds the lock; None when nobody does."""
+
+    def end_session(self, ask: Ask, connection: str) -> None:
+        """End another session of the same user."""
+
+    def dies_with_its_client(self, ask: Ask) -> None:
+        """Let the server end this session within a minute when its client vanished without a word.
+
+        A node that loses its network sends no FIN, and its session would keep its locks for hours.
+        Whoever uses the session has to show signs of life more often than that.
+        """
 
     def sees_lock(self, ask: Ask, name: str) -> bool:
         """Whether a session sees that somebody holds the lock: if not, it is on another server."""

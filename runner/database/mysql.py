@@ -21,7 +21,7 @@ from ..errors import (
     PermissionDenied,
     RunnerError,
 )
-from ..model import VersionTable
+from ..model import Holder, VersionTable
 from ..url import URL
 from .dialect import (
     SERVER_LOCK,
@@ -99,7 +99,7 @@ def is_there(url: URL) -> bool:
     return True
 
 
-def connect(url: URL, timeout_s: float) -> Any:
+def connect(url: URL, timeout_s: float, application: str) -> Any:
     """Log in. The read time-out stays on: our own statements are short, and a dead server must not hang us."""
     options: dict[str, Any] = {
         key: url.query[key] for key in ("unix_socket", "read_default_file", "read_default_group") if key in url.query
@@ -125,7 +125,7 @@ def connect(url: URL, timeout_s: float) -> Any:
         connect_timeout=max(1, round(timeout_s)),
         read_timeout=timeout_s,
         write_timeout=timeout_s,
-        program_name="alembic-job",
+        program_name=application,
         **options,
     )
 
@@ -284,7 +284,12 @@ def lock_name(ask: Ask) -> str:
     return "alembic-job:" + hashlib.sha256(identity(ask).encode()).hexdigest()[:32]
 
 
-def try_lock(ask: Ask, name: str) -> Callable[[], None] | None:
+def fence_name(name: str) -> str | None:
+    """Of the same database, and still within 64 characters."""
+    return f"{name}:fence"
+
+
+def try_lock(ask: Ask, name: str, owner: str) -> Callable[[], bool] | None:
     """GET_LOCK answers 1, 0 (another session holds it) or NULL (an error, a kill)."""
     answer = ask(f"SELECT GET_LOCK('{name}', 0)")[0][0]
     if answer is None:
@@ -292,10 +297,45 @@ def try_lock(ask: Ask, name: str) -> Callable[[], None] | None:
     if not answer:
         return None
 
-    def release() -> None:
-        ask(f"SELECT RELEASE_LOCK('{name}')")
+    def release() -> bool:  # 0: another session holds it, NULL: nobody does
+        return bool(ask(f"SELECT RELEASE_LOCK('{name}')")[0][0])
 
     return release
+
+
+def holds(ask: Ask, name: str) -> bool:
+    """IS_USED_LOCK tells the connection that holds it."""
+    return bool(ask(f"SELECT IS_USED_LOCK('{name}') = CONNECTION_ID()")[0][0])
+
+
+def holder(ask: Ask, name: str) -> Holder | None:
+    """Of sessions of another user, ordinary rights tell the number and nothing else."""
+    used = ask(f"SELECT IS_USED_LOCK('{name}')")[0][0]
+    if used is None:
+        return None
+    rows = ask(  # without a percent sign, which some drivers would take for a place to fill
+        "SELECT USER, HOST, COMMAND, TIME, CONCAT(REPLACE(UTC_TIMESTAMP() - INTERVAL TIME SECOND, ' ', 'T'), 'Z')"  # noqa: S608
+        f" FROM information_schema.PROCESSLIST WHERE ID = {int(used)}"
+    )
+    user, host, doing, seconds, since = rows[0] if rows else (None, None, None, None, None)
+    return Holder(
+        connection=f"connection {used}",
+        user=user,
+        hostname=str(host).partition(":")[0] if host else None,
+        since=since,
+        idle_s=float(seconds or 0) if doing == "Sleep" else None,
+        end_with=f"KILL {used}",
+    )
+
+
+def end_session(ask: Ask, connection: str) -> None:
+    """KILL, which a user may do to sessions of its own."""
+    ask(f"KILL {int(connection.rpartition(' ')[2])}")
+
+
+def dies_with_its_client(ask: Ask) -> None:
+    """The server closes a session that has been idle for so long."""
+    ask("SET SESSION wait_timeout = 60")
 
 
 def sees_lock(ask: Ask, name: str) -> bool:

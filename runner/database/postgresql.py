@@ -22,7 +22,7 @@ from ..errors import (
     PermissionDenied,
     RunnerError,
 )
-from ..model import VersionTable
+from ..model import Holder, VersionTable
 from ..url import URL
 from .dialect import (
     SERVER_LOCK,
@@ -78,7 +78,10 @@ _LOST = re.compile(
 )
 _KEEP_ALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 _IDLE, _IN_ERROR = 0, 3  # PQTRANS_IDLE, PQTRANS_INERROR
-_LOCK_KEY = int.from_bytes(hashlib.sha256(b"alembic-job").digest()[:8], "big", signed=True)
+_LOCK_KEY, _FENCE_KEY = (
+    int.from_bytes(hashlib.sha256(text).digest()[:8], "big", signed=True)
+    for text in (b"alembic-job", b"alembic-job:fence")
+)
 
 
 url_problem = server_url_problem
@@ -94,7 +97,7 @@ def is_there(url: URL) -> bool:
     return True
 
 
-def connect(url: URL, timeout_s: float) -> Any:
+def connect(url: URL, timeout_s: float, application: str) -> Any:
     """Log in. libpq counts the time-out in whole seconds, at least two."""
     import psycopg  # noqa: PLC0415  0.1 s that only this dialect pays
 
@@ -121,7 +124,7 @@ def connect(url: URL, timeout_s: float) -> Any:
     }
     arguments: dict[str, Any] = {
         **_KEEP_ALIVE,
-        "application_name": "alembic-job",
+        "application_name": application,
         "connect_timeout": max(2, math.ceil(timeout_s)),
         **{key: value for key, value in given.items() if value is not None},
         **options,
@@ -229,26 +232,77 @@ def lock_name(ask: Ask) -> str:
     return str(_LOCK_KEY)
 
 
-def try_lock(ask: Ask, name: str) -> Callable[[], None] | None:
+def fence_name(name: str) -> str | None:
+    """Another key, for the session that migrates."""
+    return str(_FENCE_KEY)
+
+
+def try_lock(ask: Ask, name: str, owner: str) -> Callable[[], bool] | None:
     """Never pg_advisory_lock: who blocks in it holds a snapshot, and CREATE INDEX CONCURRENTLY waits for that."""
     if not ask(f"SELECT pg_try_advisory_lock({name})")[0][0]:
         return None
 
-    def release() -> None:
-        ask(f"SELECT pg_advisory_unlock({name})")
+    def release() -> bool:
+        return bool(ask(f"SELECT pg_advisory_unlock({name})")[0][0])
 
     return release
 
 
-def sees_lock(ask: Ask, name: str) -> bool:
-    """In pg_locks, where a key of 64 bits is shown as two halves."""
+def _in_pg_locks(name: str) -> str:
+    """A key of 64 bits is shown there as two halves."""
     high, low = divmod(int(name) % 2**64, 2**32)
-    rows = ask(
-        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"  # noqa: S608  numbers
-        f" AND classid = {high} AND objid = {low}"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    return (
+        "FROM pg_locks AS held LEFT JOIN pg_stat_activity AS session USING (pid)"  # noqa: S608
+        " WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1"
+        f" AND held.classid = {high} AND held.objid = {low}"
+        " AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
-    return bool(rows)
+
+
+def sees_lock(ask: Ask, name: str) -> bool:
+    """In pg_locks, whoever it is."""
+    return bool(ask(f"SELECT 1 {_in_pg_locks(name)}"))
+
+
+def holds(ask: Ask, name: str) -> bool:
+    """In pg_locks, with our own process."""
+    return bool(ask(f"SELECT 1 {_in_pg_locks(name)} AND pid = pg_backend_pid()"))
+
+
+def holder(ask: Ask, name: str) -> Holder | None:
+    """Of sessions of another role, ordinary rights tell user and application, not address and state."""
+    rows = ask(
+        "SELECT pid, usename, host(client_addr), application_name,"  # noqa: S608  numbers
+        " to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),"
+        " CASE WHEN left(state, 4) = 'idle' THEN extract(epoch FROM clock_timestamp() - state_change) END"
+        f" {_in_pg_locks(name)}"
+    )
+    if not rows:
+        return None
+    pid, user, address, application, since, idle_s = rows[0]
+    run = str(application or "").partition("alembic-job/")[2]
+    return Holder(
+        connection=f"process {pid}",
+        user=user,
+        hostname=address,
+        since=since,
+        run_id=run or None,
+        idle_s=None if idle_s is None else float(idle_s),
+        end_with=f"SELECT pg_terminate_backend({pid})",
+    )
+
+
+def end_session(ask: Ask, connection: str) -> None:
+    """A role may end sessions of its own."""
+    ask(f"SELECT pg_terminate_backend({int(connection.rpartition(' ')[2])})")
+
+
+def dies_with_its_client(ask: Ask) -> None:
+    """By the server's own keep-alive; without effect on a Unix socket, which cannot lose its other end."""
+    ask(
+        "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false),"
+        " set_config('tcp_keepalives_count', '3', false)"
+    )
 
 
 def product(ask: Ask) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import socket
 import sqlite3
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigInvalid, DatabaseMissing, DatabaseUnreachable, PermissionDenied, RunnerError
-from ..model import VersionTable
+from ..model import Holder, VersionTable
 from ..url import URL
 from .dialect import Ask, Ending, Refusal, Room, driver_autocommits, from_driver, one_line
 
@@ -53,7 +56,7 @@ def is_there(url: URL) -> bool:
     return path_of(url).exists()
 
 
-def connect(url: URL, timeout_s: float) -> Any:
+def connect(url: URL, timeout_s: float, application: str) -> Any:
     """A file that does not exist is an empty database, and looking at it does not create it."""
     path = path_of(url)
     if not path.exists():
@@ -142,7 +145,12 @@ def lock_name(ask: Ask) -> str:
     return f"{Path(_file(ask)).resolve()}.alembic-job.lock"
 
 
-def try_lock(ask: Ask, name: str) -> Callable[[], None] | None:
+def fence_name(name: str) -> str | None:
+    """The lock and the session that migrates are of one process."""
+    return None
+
+
+def try_lock(ask: Ask, name: str, owner: str) -> Callable[[], bool] | None:
     """flock: the kernel frees it when its holder dies. The file stays; removing it would let two hold it."""
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
@@ -151,11 +159,62 @@ def try_lock(ask: Ask, name: str) -> Callable[[], None] | None:
         os.close(descriptor)
         return None
 
-    def release() -> None:
+    since = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+    about = {"pid": os.getpid(), "hostname": socket.gethostname(), "since": since, "owner": owner}
+    os.truncate(descriptor, 0)
+    os.write(descriptor, json.dumps(about).encode())
+
+    def release() -> bool:
+        os.truncate(descriptor, 0)
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child may still have the file open
         os.close(descriptor)
+        return True
 
     return release
+
+
+def holds(ask: Ask, name: str) -> bool:
+    """The kernel takes it from nobody; but who removes the file lets another process make it anew."""
+    try:
+        about = json.loads(Path(name).read_text() or "{}")
+    except (OSError, ValueError):
+        return False
+    return bool(about.get("pid") == os.getpid() and about.get("hostname") == socket.gethostname())
+
+
+def holder(ask: Ask, name: str) -> Holder | None:
+    """What the holder wrote into the file; nobody, when the lock can be had."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        try:
+            about = json.loads(os.read(descriptor, 4096) or b"{}")
+        except ValueError:  # not written yet
+            about = {}
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+    pid = about.get("pid")
+    return Holder(
+        connection=f"process {pid}" if pid else "another process",
+        hostname=about.get("hostname"),
+        since=about.get("since"),
+        run_id=str(about.get("owner", "")).partition("alembic-job/")[2] or None,
+        end_with=f"kill {pid}" if pid else None,
+    )
+
+
+def end_session(ask: Ask, connection: str) -> None:
+    """There are none."""
+
+
+def dies_with_its_client(ask: Ask) -> None:
+    """It does: they are one process."""
 
 
 def sees_lock(ask: Ask, name: str) -> bool:

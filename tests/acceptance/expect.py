@@ -15,7 +15,7 @@ def refused(result: Result, code: int, name: str, *facts: str) -> None:
     finished = result.finished
     said = f"{finished['error']!r}, hint {finished['hint']!r}"
     assert (result.exit_code, finished["exit_name"], finished["outcome"]) == (code, name, "failed"), said
-    assert finished["retryable"] == (code in (1, 10, 14, 20, 22))
+    assert finished["retryable"] == (code in (1, 10, 14, 20, 21, 22, 43))
     error, hint = finished["error"], finished["hint"]
     assert error.endswith((".", "?")) and "\n" not in error, said
     assert not error.endswith(".."), said

@@ -33,7 +33,8 @@ stopping
 report
 schema worker wait
 screen
-lock history
+keys history
+lock
 job engines host
 seam diagnosis shape
 place states
