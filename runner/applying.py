@@ -12,6 +12,7 @@ from .errors import (
     ConfigInvalid,
     DatabaseReadOnly,
     Interrupted,
+    LockLost,
     PermissionDenied,
     RevisionFailed,
     RevisionPartial,
@@ -60,7 +61,7 @@ def apply(
         recording.attach(reached.context)
         for position, step in enumerate(plan, 1):
             stop.raise_if_requested()
-            fence.still(place, reached)
+            fence.begins(place, reached, getattr(getattr(step, "revision", None), "revision", ""))
             if isinstance(step, RevisionStep):
                 recording.begin(here.describe(step.revision), step, position, len(plan))
             yield step
@@ -204,7 +205,7 @@ def _nothing_left(
     cause: BaseException | None, refusal: Refusal | None, flight: Flight, said: str, *, hidden: bool
 ) -> RunnerError | Interrupted:
     """The cause's own code, for a revision of which nothing remains."""
-    if isinstance(cause, Interrupted):
+    if isinstance(cause, (Interrupted, LockLost)):
         return cause
     code = refusal.code if refusal else None
     if hidden and not isinstance(cause, SystemExit):

@@ -89,6 +89,8 @@ def parser() -> argparse.ArgumentParser:
     mark.add_argument("revisions", nargs="*", metavar="REVISION", help=_TARGET_HELP)
     mark.add_argument("--detect", action="store_true", help="find it: run the history elsewhere, and compare")
     mark.add_argument("--yes", action="store_true", help="with --detect: set the version that was found")
+    freeing = command("unlock", "free a lock whose holder is proven to be gone; a live one is refused")
+    freeing.add_argument("--yes", action="store_true", help="free a lease that has expired, though nothing proves it")
     command("current", "the revisions that the database is at")
     command("heads", "the revisions that no other follows")
     command("history", "all revisions, parents first")
@@ -184,6 +186,7 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
         "baseline": lambda: (
             baseline.detect(job, sure=options.yes) if options.detect else baseline.baseline(job, targets)
         ),
+        "unlock": lambda: flow.unlock(job, sure=options.yes),
         "status": lambda: looking.status(job, targets, exit_code=options.exit_code),
         "plan": lambda: (
             looking.plan_sql(job, targets, options.start)

@@ -9,6 +9,7 @@ from typing import Any
 
 from .errors import LockLost, RunnerError, WrongDatabase
 from .events import LockAcquired, LockReleased, listed
+from .keys import Lock
 from .lock import Held
 from .model import Holder, Rows
 from .place import Place
@@ -16,6 +17,7 @@ from .seam import Reached
 from .settings import Settings
 
 _GONE_WITHIN_S = 5.0
+_SEEN_WITHIN_S = 3.0
 
 
 class Busy(RunnerError):
@@ -56,7 +58,7 @@ class Fence:
             self._take(place, reached)
             return
         if held.lock:
-            if not held.session.dialect.sees_lock(reached.ask, held.lock.name):
+            if not _seen(held.lock, reached):
                 if not _answers_yes(held.lock.is_ours):
                     raise _lost(place, "before anything was begun")
                 raise WrongDatabase(
@@ -65,6 +67,7 @@ class Fence:
                 )
             if not held.lock.fence(reached.ask):
                 raise Busy(held.lock.name, place, held.lock.holder())
+            reached.context.on_version_apply_callbacks += (self._moving(place, reached, held.lock),)
         self.still(place, reached)
         rows = place.read_on(held.session)
         if not ours and set(rows) != set(reached.heads):
@@ -82,6 +85,20 @@ class Fence:
             raise _lost(place, "env.py's connection was replaced by another one")
         if not _answers_yes(held.lock.is_ours):
             raise _lost(place, "the runner's own connection was lost")
+
+    def begins(self, place: Place, reached: Reached, revision: str) -> None:
+        """A revision is about to begin. Raises LockLost."""
+        self.still(place, reached)
+        held = self._turn.get(place)
+        if held and held.lock and not held.lock.begins(reached.ask, reached.change, revision):
+            raise _lost(place, "another run has taken it over")
+
+    def _moving(self, place: Place, reached: Reached, lock: Lock) -> Callable[..., None]:
+        def moving(**_: Any) -> None:
+            if not lock.moves(reached.change):
+                raise _lost(place, "another run has taken it over")
+
+        return moving
 
     def _take(self, place: Place, reached: Reached) -> None:
         if self._settings.lock == "none" or any(place is held for held, *_ in self._taken):
@@ -134,6 +151,16 @@ class Fence:
         while lock.fence_left() and time.monotonic() < deadline:
             lock.end_fence()
             time.sleep(0.05)
+
+
+def _seen(lock: Lock, reached: Reached) -> bool:
+    """A row needs a moment to reach the other nodes of a cluster."""
+    deadline = time.monotonic() + _SEEN_WITHIN_S
+    while not lock.is_seen_by(reached.ask):
+        if lock.kind != "lease" or time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _lost(place: Place, how: str) -> LockLost:

@@ -81,6 +81,14 @@ def stamp(job: Job, targets: tuple[str, ...]) -> Result:
     return Result("stamped")
 
 
+def unlock(job: Job, *, sure: bool) -> Result:
+    """Free a lock whose holder is proven to be gone; refuse a live one."""
+    project = Project(job, writes=True)
+    project.wait_and_look(("heads",))
+    project.unlock(sure=sure)
+    return Result("unlocked")
+
+
 def wait_for_connection(job: Job) -> Result:
     """Return once ``env.py`` can log in, which is the only one that knows where."""
     Project(job).wait_and_look(("heads",))

@@ -14,7 +14,7 @@ from . import url as urls
 from .database import Database
 from .errors import ConfigInvalid, ExitCode
 from .events import Emit, RunStarted
-from .settings import Found, Loaded, Settings, url_problem, variable
+from .settings import OTHER_URLS, Found, Loaded, Settings, url_problem, variable
 from .stopping import Stop
 from .version import __version__
 from .wait import Patience, wait_for_login
@@ -52,7 +52,8 @@ class Job:
         problem: ConfigInvalid | None = None
         found: Found | None = None
         try:
-            self.scratch()
+            for field in OTHER_URLS:
+                self.other_url(field)
             found = self.given() or (self.configured() if connects else None)
         except ConfigInvalid as error:
             problem = error
@@ -84,13 +85,13 @@ class Job:
         self.keep_secret(urls.parse(found.value))
         return found
 
-    def scratch(self) -> Found | None:
-        """The URL of the scratch database as it is now. Raises ConfigInvalid when it cannot be used."""
-        found = self.loaded.scratch()
+    def other_url(self, field: str) -> Found | None:
+        """One of the other URLs of the settings as it is now. Raises ConfigInvalid when it cannot be used."""
+        found = self.loaded.other_url(field)
         if found is None:
             return None
         if problem := url_problem(found.value):
-            raise ConfigInvalid(f"{SCRATCH}: {problem[0]}.", hint=problem[1])
+            raise ConfigInvalid(f"{variable(field)}: {problem[0]}.", hint=problem[1])
         self.keep_secret(urls.parse(found.value))
         return found
 
@@ -113,6 +114,13 @@ class Job:
     def database(self) -> Database:
         """The database of the settings, by the runner's own connections."""
         return self.connecting(lambda: urls.parse(getattr(self.given(), "value", "")))
+
+    @functools.cached_property
+    def lock_database(self) -> Database | None:
+        """A direct way to the database, for the lock; None where the settings name none."""
+        if self.other_url("lock_database_url") is None:
+            return None
+        return self.connecting(lambda: urls.parse(getattr(self.other_url("lock_database_url"), "value", "")))
 
     @property
     def owner(self) -> str:

@@ -25,7 +25,10 @@ class Lock(Protocol):
 
     kind: str
     reason: str
-    name: str
+
+    @property
+    def name(self) -> str:
+        """As events call it."""
 
     def take(self) -> bool:
         """Take it without waiting; False when another run holds it, or still migrates."""
@@ -42,8 +45,17 @@ class Lock(Protocol):
     def release(self) -> bool:
         """Give it back; whether it was still ours."""
 
+    def is_seen_by(self, ask: Ask) -> bool:
+        """Whether a session sees that it is held: if not, it is in another database."""
+
     def fence(self, ask: Ask) -> bool:
         """Take the second key on the session that migrates; False when another session holds it."""
+
+    def begins(self, ask: Ask, change: Callable[[str], int], revision: str) -> bool:
+        """A revision begins on the session that migrates; False when another run has the lock by now."""
+
+    def moves(self, change: Callable[[str], int]) -> bool:
+        """Whether it is still ours, proven in the transaction that moves the version."""
 
     def fence_left(self) -> Holder | None:
         """The session of this run that migrated, as long as it is there."""
@@ -112,6 +124,18 @@ class SessionLock:
         """Free at the server, or gone with its session anyway."""
         release, self._release = self._release, None
         return bool(release and release())
+
+    def is_seen_by(self, ask: Ask) -> bool:
+        """By asking the server who holds it."""
+        return self.session.dialect.sees_lock(ask, self.name)
+
+    def begins(self, ask: Ask, change: Callable[[str], int], revision: str) -> bool:
+        """The session that holds the fence is the one that migrates, so nothing need be written down."""
+        return True
+
+    def moves(self, change: Callable[[str], int]) -> bool:
+        """It cannot change hands while that session lives."""
+        return True
 
     def fence(self, ask: Ask) -> bool:
         """One run may migrate on several sessions, one after the other; the first of them has it for all."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from .database import Database, Session
-from .errors import DatabaseUnreachable, LockTimeout
+from .errors import ConfigInvalid, DatabaseUnreachable, LockTimeout, WrongDatabase
 from .events import Emit, HolderFields, LockAcquired, LockReleased, LockWaiting
 from .keys import Lock, SessionLock
+from .lease import Lease
 from .model import Holder
 from .settings import Settings
 from .stopping import Stop
@@ -32,6 +33,7 @@ class Contender:
     database: Database
     arrived: Callable[[Session], bool]
     emit: Emit
+    direct: Database | None = None  # another way to it for the lock, where the first leads through a pooler
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _wait_for_turn(contenders: Mapping[K, Contender], settings: Settings, stop: 
         waited_s = time.monotonic() - started
         try:
             with stop.at_once():
-                tried = _try(contenders)
+                tried = _try(contenders, settings)
         except DatabaseUnreachable:  # too many connections, say: it may be back at the next try
             if waited_s >= limit_s:
                 raise
@@ -135,6 +137,25 @@ def _wait_for_turn(contenders: Mapping[K, Contender], settings: Settings, stop: 
                 next_report_s = waited_s + heartbeat_s
                 contenders[key].emit(waiting(name, holder, waited_s))
         pause(stop, limit_s - waited_s)
+
+
+def unlock(contenders: Mapping[K, Contender], settings: Settings, *, sure: bool) -> None:
+    """Free each lock whose holder is proven to be gone. ``sure``: somebody knows more of an expired lease than we do.
+
+    Raises LockTimeout for a holder that is alive.
+    """
+    for one in contenders.values():
+        with ExitStack() as closing:
+            lock = _lock(one, closing.enter_context(one.database.session()), settings, closing)
+            if lock.take():
+                lock.release()
+            elif not (sure and isinstance(lock, Lease) and lock.seize()):
+                holder = lock.holder()
+                end = f" If it is dead all the same: {holder.end_with}." if holder and holder.end_with else ""
+                raise LockTimeout(
+                    f"The migration lock {lock.name} is held by {holder or 'another session'}.",
+                    hint=f"Wait for that run to finish.{end}",
+                )
 
 
 def waiting(name: str, holder: Holder | None, waited_s: float) -> LockWaiting:
@@ -168,10 +189,32 @@ def pause(stop: Stop, left_s: float) -> None:
     stop.sleep(min(random.uniform(*_PAUSE_S), left_s))  # noqa: S311
 
 
-def _try(contenders: Mapping[K, Contender]) -> _Try[K]:
+def _lock(one: Contender, session: Session, settings: Settings, closing: ExitStack) -> Lock:
+    """The lock that excludes others there. Raises ConfigInvalid, WrongDatabase."""
+    if one.direct:
+        direct = closing.enter_context(one.direct.session())
+        if direct.dialect is not session.dialect or direct.identity() != session.identity():
+            raise WrongDatabase(
+                f"ALEMBIC_JOB_LOCK_DATABASE_URL leads to {direct.url.masked()}, and the database is"
+                f" {session.url.masked()}: another one.",
+                hint="Give a direct URL of the same database; nothing was changed.",
+            )
+        session = direct
+    if settings.lock == "lease":
+        if not session.dialect.LEASES:
+            raise ConfigInvalid(
+                "ALEMBIC_JOB_LOCK=lease is for servers: the row could not be renewed while the migration writes.",
+                hint="Leave ALEMBIC_JOB_LOCK at auto: a lock file beside the database.",
+            )
+        return Lease(session, one.direct or one.database, "ALEMBIC_JOB_LOCK=lease")
+    reason = session.dialect.no_session_locks(session.connection) if settings.lock == "auto" else None
+    return Lease(session, one.direct or one.database, reason) if reason else SessionLock.of(session)
+
+
+def _try(contenders: Mapping[K, Contender], settings: Settings) -> _Try[K]:
     with ExitStack() as closing, ExitStack() as releasing:
         sessions = {key: closing.enter_context(one.database.session()) for key, one in contenders.items()}
-        locks = {key: SessionLock.of(session) for key, session in sessions.items()}
+        locks = {key: _lock(one, sessions[key], settings, closing) for key, one in contenders.items()}
         held: dict[tuple[str | int | None, ...], Lock] = {}
         mine: dict[K, Held] = {}
         missing: tuple[K, str, Holder | None] | None = None

@@ -69,6 +69,9 @@ class Holder:
         return f"{self.connection}{f' ({about})' if about else ''}{tail}"
 
 
+OWN_TABLES = "alembic_job_"  # how the names of the runner's own tables begin
+
+
 @dataclass(frozen=True)
 class VersionTable:
     """Where this project keeps its version, as ``env.py`` configures it."""

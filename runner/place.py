@@ -9,7 +9,7 @@ from dataclasses import replace
 from .database import DIALECTS, Database, Dialect, Session
 from .errors import RunnerError
 from .events import Emit, Event
-from .model import Rows, State, VersionTable
+from .model import OWN_TABLES, Rows, State, VersionTable
 from .seam import Seen
 
 _READ_BACK_S = 15.0
@@ -82,9 +82,10 @@ class Place:
 
     @property
     def others(self) -> frozenset[str]:
-        """The tables besides the version table."""
+        """The tables besides the version table and the runner's own."""
         own = self.table.name.lower()
-        return frozenset(table for table in self.tables if table.rpartition(".")[2].lower() != own)
+        names = {table: table.rpartition(".")[2].lower() for table in self.tables}
+        return frozenset(table for table, name in names.items() if name != own and not name.startswith(OWN_TABLES))
 
     @property
     def state_if_empty(self) -> State:

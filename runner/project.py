@@ -34,7 +34,7 @@ from .fence import Busy, Fence
 from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
-from .lock import Contender, Held, my_turn, pause, still_held, waiting
+from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
 from .model import Plan, Revision, Rows, State
 from .place import Place
 from .recording import Recording
@@ -292,19 +292,36 @@ class Project:
 
     # --- running ----------------------------------------------------------------------------------
 
-    @contextmanager
-    def my_turn(self, arrived: Callable[[Place, Rows], bool]) -> Iterator[Turn | None]:
-        """Hold the locks of all databases; None when ``arrived`` came true for all of them meanwhile."""
-        contenders = {
+    def _direct(self) -> Database | None:
+        direct = self.job.lock_database
+        if direct and len(self.places) > 1:
+            raise ConfigInvalid(
+                f"ALEMBIC_JOB_LOCK_DATABASE_URL is for one database, and env.py migrates {len(self.places)}.",
+                hint="Leave it out, and let ALEMBIC_JOB_LOCK=auto choose.",
+            )
+        return direct
+
+    def _contenders(self, arrived: Callable[[Place, Rows], bool]) -> dict[Place, Contender]:
+        return {
             place: Contender(
                 place.database,
                 # Looked at on the session that tries the lock, so after it.
                 lambda session, place=place: arrived(place, place.read_on(session)),  # type: ignore[misc]
                 place.emit,
+                self._direct(),
             )
             for place in self.places
             if place.database
         }
+
+    def unlock(self, *, sure: bool) -> None:
+        """Free the locks whose holders are gone. Raises LockTimeout for one that is not."""
+        unlock(self._contenders(lambda *_: False), self.job.settings, sure=sure)
+
+    @contextmanager
+    def my_turn(self, arrived: Callable[[Place, Rows], bool]) -> Iterator[Turn | None]:
+        """Hold the locks of all databases; None when ``arrived`` came true for all of them meanwhile."""
+        contenders = self._contenders(arrived)
         with my_turn(contenders, self.job.settings, stop=self.job.stop) as turn:
             yield turn
 

@@ -84,7 +84,7 @@ class Scratch:
 def opened(job: Job, place: Place) -> Iterator[Scratch]:
     """The scratch database of the settings, or a temporary file where the dialect has files; with its lock held."""
     with ExitStack() as stack:
-        given = job.scratch()
+        given = job.other_url("scratch_url")
         database = job.connecting(lambda: _given(job)) if given else _temporary(job, place, stack)
         if database.dialect is not place.dialect:
             raise ConfigInvalid(
@@ -109,7 +109,7 @@ def opened(job: Job, place: Place) -> Iterator[Scratch]:
 
 
 def _given(job: Job) -> URL:
-    return urls.parse(getattr(job.scratch(), "value", ""))
+    return urls.parse(getattr(job.other_url("scratch_url"), "value", ""))
 
 
 def _temporary(job: Job, place: Place, stack: ExitStack) -> Database:

@@ -98,6 +98,11 @@ class Reached:
         """Queries on the migrating connection."""
         return engines.ask(self.context.connection)
 
+    def change(self, sql: str) -> int:
+        """Write on the migrating connection: how many rows were changed."""
+        connection: Any = self.context.connection
+        return int(connection.exec_driver_sql(sql).rowcount)
+
 
 Steps = Callable[[Reached], Iterable[MigrationStep]]
 

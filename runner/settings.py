@@ -90,7 +90,8 @@ class Settings(BaseSettings):
     retry_refused_for: Duration = Field(timedelta(0), description="how long a refused login is retried all the same")
     connect_timeout: Duration = Field(timedelta(seconds=5), description="one attempt to connect", gt=timedelta(0))
     target_timeout: Duration = Field(timedelta(minutes=15), description="wait: how long until the target is there")
-    lock: Literal["auto", "advisory", "none"] = Field("auto", description="how runs exclude each other")
+    lock_database_url: str | None = Field(None, description="a direct connection for the lock, beside a pooler")
+    lock: Literal["auto", "advisory", "lease", "none"] = Field("auto", description="how runs exclude each other")
     lock_timeout: Duration = Field(timedelta(minutes=15), description="how long to wait for another run")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug adds every statement")
@@ -121,8 +122,9 @@ class Settings(BaseSettings):
 
 
 FIELDS: Mapping[str, FieldInfo] = Settings.model_fields
-SECRET = {"database_url", "db_password", "scratch_url"}
-WITH_FILE = {"database_url", "db_user", "db_password", "scratch_url"}
+SECRET = {"database_url", "db_password", "lock_database_url", "scratch_url"}
+WITH_FILE = {"database_url", "db_user", "db_password", "lock_database_url", "scratch_url"}
+OTHER_URLS = ("lock_database_url", "scratch_url")
 _PARTS = ("db_driver", "db_host", "db_port", "db_user", "db_password", "db_name", "db_options")
 _NEEDED_PARTS = {
     "db_driver": "Write for example mysql+pymysql, postgresql+psycopg or sqlite.",
@@ -212,12 +214,12 @@ class Loaded:
         except OSError as error:
             raise SettingsInvalid((_unreadable("database_url", error),)) from error
 
-    def scratch(self) -> Found | None:
-        """The URL of the scratch database as it is now; None when there is none."""
+    def other_url(self, field: str) -> Found | None:
+        """One of the other URLs as it is now; None when there is none."""
         try:
-            return self.sources.find("scratch_url")
+            return self.sources.find(field)
         except OSError as error:
-            raise SettingsInvalid((_unreadable("scratch_url", error),)) from error
+            raise SettingsInvalid((_unreadable(field, error),)) from error
 
 
 def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Loaded:
@@ -239,8 +241,11 @@ def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Loaded:
     settings, invalid = _checked(values)
     problems += invalid
     problems += _url_problems(sources, values, {p.variable for p in problems})
-    if "scratch_url" in values and (said := url_problem(values["scratch_url"])):
-        problems.append(Problem(variable("scratch_url"), *said))
+    problems += [
+        Problem(variable(field), *said)
+        for field in OTHER_URLS
+        if field in values and (said := url_problem(values[field]))
+    ]
     if origin.get("target") and not origin["target"].startswith("option"):
         problems += [
             Problem(

@@ -65,6 +65,11 @@ class Session:
 
         return one_at_a_time
 
+    def changed(self, sql: str) -> int:
+        """Run a statement that writes: how many rows it changed."""
+        with self._busy:
+            return self.dialect.changed(self.connection, sql)
+
     def identity(self) -> str:
         """Which database this is, as far as the session can tell."""
         return self.dialect.identity(self.ask)

@@ -63,6 +63,8 @@ class Dialect(Protocol):
     NAME: str
     DDL_COMMITS: bool
     NO_SCHEMA: tuple[str, ...]  # the codes for a table in a schema that is not there
+    CLOCK: str  # the server's, in seconds, as SQL
+    LEASES: bool  # whether a row can serve as a lock; without it, what only the lease asks is not there
     LOCK_KIND: str
     LOCK_REASON: str
     LOCKING_READ: str  # ends a SELECT that is to see what others committed; nothing where each does
@@ -134,6 +136,27 @@ class Dialect(Protocol):
         A node that loses its network sends no FIN, and its session would keep its locks for hours.
         Whoever uses the session has to show signs of life more often than that.
         """
+
+    def changed(self, connection: Any, sql: str) -> int:
+        """Run a statement that writes: how many rows it changed."""
+
+    def no_session_locks(self, connection: Any) -> str | None:
+        """Why the locks of this server's sessions exclude nobody; None where they do."""
+
+    def prepare_for_lease(self, ask: Ask) -> None:
+        """Let this session read what every node of a cluster has committed, and not wait long for a row."""
+
+    def own_table(self, name: str) -> str:
+        """Where a table of the runner's own is, as SQL names it."""
+
+    def make_own_table(self, connection: Any, name: str, columns: str) -> None:
+        """Create it where it is missing."""
+
+    def session_mark(self, ask: Ask) -> str:
+        """What tells this session from every other that this server ever had or will have."""
+
+    def is_gone(self, ask: Ask, mark: str) -> bool:
+        """Whether a session is proven to have ended. Another server's cannot be seen from here."""
 
     def sees_lock(self, ask: Ask, name: str) -> bool:
         """Whether a session sees that somebody holds the lock: if not, it is on another server."""

@@ -41,6 +41,8 @@ LOCK_KIND, LOCK_REASON = "GET_LOCK", SERVER_LOCK
 LOCKING_READ = "LOCK IN SHARE MODE"
 DDL_COMMITS = True
 NO_SCHEMA = ("1049",)
+LEASES = True
+CLOCK = "UNIX_TIMESTAMP(NOW(6))"
 DRIVER_HINT = "Install PyMySQL: pip install alembic-job."
 
 _LOST = {2006, 2013, 2055, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 4031}
@@ -336,6 +338,58 @@ def end_session(ask: Ask, connection: str) -> None:
 def dies_with_its_client(ask: Ask) -> None:
     """The server closes a session that has been idle for so long."""
     ask("SET SESSION wait_timeout = 60")
+
+
+def changed(connection: Any, sql: str) -> int:
+    """As the server counts: rows that hold other values than before."""
+    with connection.cursor() as cursor:
+        return int(cursor.execute(sql))
+
+
+def no_session_locks(connection: Any) -> str | None:
+    """Galera grants GET_LOCK on every node at once."""
+    on = _query(connection, "SHOW VARIABLES LIKE 'wsrep_on'")
+    return "a Galera node grants GET_LOCK without asking the others" if on and on[0][1] == "ON" else None
+
+
+def prepare_for_lease(ask: Ask) -> None:
+    """Without wsrep_sync_wait a Galera node may show what was there before another one's commit."""
+    ask("SET SESSION innodb_lock_wait_timeout = 1")
+    if ask("SHOW VARIABLES LIKE 'wsrep_sync_wait'"):
+        ask("SET SESSION wsrep_sync_wait = 7")
+
+
+def own_table(name: str) -> str:
+    """In the database itself: another one might not be ours to create."""
+    return name
+
+
+def make_own_table(connection: Any, name: str, columns: str) -> None:
+    """Asked first: CREATE TABLE IF NOT EXISTS needs the right to create, and waits for whoever uses the table."""
+    if not _query(connection, f"SHOW TABLES LIKE '{name}'"):
+        changed(connection, f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns}) ENGINE=InnoDB")
+
+
+def session_mark(ask: Ask) -> str:
+    """Connection numbers begin anew when the server does."""
+    host, port, number = ask("SELECT @@hostname, @@port, CONNECTION_ID()")[0]
+    return f"{host}:{port}/{_started(ask)}/{number}"
+
+
+def _started(ask: Ask) -> int:
+    now, uptime = ask("SELECT UNIX_TIMESTAMP()")[0][0], ask("SHOW GLOBAL STATUS LIKE 'Uptime'")[0][1]
+    return int(now) - int(uptime)
+
+
+def is_gone(ask: Ask, mark: str) -> bool:
+    """A node does not show the sessions of the others."""
+    server, started, number = mark.rsplit("/", 2)
+    host, port = ask("SELECT @@hostname, @@port")[0]
+    if server != f"{host}:{port}":
+        return False
+    if abs(_started(ask) - int(started)) > 5:  # noqa: PLR2004  seconds: the server was started again
+        return True
+    return not ask(f"SELECT 1 FROM information_schema.PROCESSLIST WHERE ID = {int(number)}")  # noqa: S608
 
 
 def sees_lock(ask: Ask, name: str) -> bool:

@@ -42,6 +42,8 @@ LOCK_KIND, LOCK_REASON = "pg_advisory_lock", SERVER_LOCK
 LOCKING_READ = ""
 DDL_COMMITS = False
 NO_SCHEMA = ("3F000",)
+LEASES = True
+CLOCK = "extract(epoch FROM clock_timestamp())"
 DRIVER_HINT = "Install the extra: pip install 'alembic-job[postgresql]'."
 
 # The first that matches decides. Server messages are English unless lc_messages says otherwise:
@@ -160,6 +162,13 @@ def _query(connection: Any, sql: str) -> list[tuple[Any, ...]]:
     return list(connection.execute(sql).fetchall())
 
 
+def changed(connection: Any, sql: str) -> int:
+    """As the server counts. Not waiting long for a row, and without leaving that setting in a pooler's session."""
+    with connection.transaction():
+        connection.execute("SET LOCAL lock_timeout = '1s'")
+        return int(connection.execute(sql).rowcount)
+
+
 def server_version(connection: Any) -> str:
     """``15.6``, with the distribution's addition where there is one."""
     return str(_query(connection, "SHOW server_version")[0][0])
@@ -246,6 +255,48 @@ def try_lock(ask: Ask, name: str, owner: str) -> Callable[[], bool] | None:
         return bool(ask(f"SELECT pg_advisory_unlock({name})")[0][0])
 
     return release
+
+
+def no_session_locks(connection: Any) -> str | None:
+    """A pooler answers the login itself, and lends a server process for a transaction at a time."""
+    told, used = connection.info.backend_pid, _query(connection, "SELECT pg_backend_pid()")[0][0]
+    return "a pooler lends another session for each transaction" if told != used else None
+
+
+def prepare_for_lease(ask: Ask) -> None:
+    """Nothing: behind a pooler, what is set for this session would be found by somebody else's."""
+
+
+def own_table(name: str) -> str:
+    """In a schema of its own, where autogenerate does not look."""
+    return f"alembic_job.{name}"
+
+
+def make_own_table(connection: Any, name: str, columns: str) -> None:
+    """IF NOT EXISTS does not help two that create at the same moment: one of them gets a unique violation."""
+    for _ in range(3):
+        if _query(connection, f"SELECT to_regclass('{own_table(name)}')")[0][0]:
+            return
+        try:
+            connection.execute("CREATE SCHEMA IF NOT EXISTS alembic_job")
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns})")
+        except Exception as error:
+            if code_of(error) not in ("23505", "42P07", "42P06"):
+                raise
+
+
+def session_mark(ask: Ask) -> str:
+    """Process numbers come again."""
+    return str(ask("SELECT pid || '/' || backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")[0][0])
+
+
+def is_gone(ask: Ask, mark: str) -> bool:
+    """Shown by number and start. A pooler keeps the process for others, so one that is idle for long counts as gone."""
+    pid, _, started = mark.partition("/")
+    return not ask(
+        f"SELECT 1 FROM pg_stat_activity WHERE pid = {int(pid)} AND backend_start = '{started}'"  # noqa: S608
+        " AND NOT (coalesce(state, '') = 'idle' AND state_change < clock_timestamp() - interval '60 seconds')"
+    )
 
 
 def _in_pg_locks(name: str) -> str:

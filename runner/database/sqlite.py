@@ -22,6 +22,7 @@ LOCK_KIND, LOCK_REASON = "flock", "a lock file beside the database"
 LOCKING_READ = ""
 DDL_COMMITS = True
 NO_SCHEMA = ()
+LEASES = False  # a row in the file could not be renewed while the migration writes to it
 DRIVER_HINT = "Use a Python with the sqlite3 module."
 
 _MESSAGES: tuple[tuple[str, type[RunnerError], bool], ...] = (
@@ -215,6 +216,11 @@ def end_session(ask: Ask, connection: str) -> None:
 
 def dies_with_its_client(ask: Ask) -> None:
     """It does: they are one process."""
+
+
+def no_session_locks(connection: Any) -> str | None:
+    """The lock file excludes every process of this host."""
+    return None
 
 
 def sees_lock(ask: Ask, name: str) -> bool:

@@ -33,7 +33,7 @@ stopping
 report
 schema worker wait
 screen
-keys history
+keys lease history
 lock
 job engines host
 seam diagnosis shape
