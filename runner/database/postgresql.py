@@ -349,7 +349,11 @@ def end_session(ask: Ask, connection: str) -> None:
 
 
 def dies_with_its_client(ask: Ask) -> None:
-    """By the server's own keep-alive; without effect on a Unix socket, which cannot lose its other end."""
+    """By the server's own keep-alive; without effect on a Unix socket, which cannot lose its other end.
+
+    Keep-alive does not count while an answer waits for its receipt, so that has a limit, too (PostgreSQL 12).
+    """
+    ask("SELECT set_config(name, '60000', false) FROM pg_settings WHERE name = 'tcp_user_timeout'")
     ask(
         "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false),"
         " set_config('tcp_keepalives_count', '3', false)"
