@@ -5,6 +5,7 @@ As root, with a network namespace as the node.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -43,8 +44,8 @@ class Node:
 @pytest.fixture
 def node(dialect: str) -> Iterator[Node]:
     number = 1 if dialect == "mariadb" else 2
-    name, cable, ours = f"ajt{number}", f"ajt{number}a", f"10.213.{number}.1"
-    subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)  # left by a killed run
+    name = f"ajt{os.getpid()}{number}"
+    cable, ours = f"{name}a", f"10.213.{number}.1"
     ip("netns", "add", name)
     try:
         ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
