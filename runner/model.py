@@ -69,7 +69,12 @@ class Holder:
         return f"{self.connection}{f' ({about})' if about else ''}{tail}"
 
 
-OWN_TABLES = "alembic_job_"  # how the names of the runner's own tables begin
+_OWN_TABLES = "alembic_job_"  # how the names of the runner's own tables begin
+
+
+def is_own(table: str) -> bool:
+    """Whether a table is the runner's own, and not the project's."""
+    return table.rpartition(".")[2].lower().startswith(_OWN_TABLES)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from .database import DIALECTS, Database, Dialect, Session
 from .errors import RunnerError
 from .events import Emit, Event
-from .model import OWN_TABLES, Rows, State, VersionTable
+from .model import Rows, State, VersionTable, is_own
 from .seam import Seen
 
 _READ_BACK_S = 15.0
@@ -84,8 +84,7 @@ class Place:
     def others(self) -> frozenset[str]:
         """The tables besides the version table and the runner's own."""
         own = self.table.name.lower()
-        names = {table: table.rpartition(".")[2].lower() for table in self.tables}
-        return frozenset(table for table, name in names.items() if name != own and not name.startswith(OWN_TABLES))
+        return frozenset(t for t in self.tables if t.rpartition(".")[2].lower() != own and not is_own(t))
 
     @property
     def state_if_empty(self) -> State:

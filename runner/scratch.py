@@ -14,7 +14,9 @@ from .database import DIALECTS, Ask, Database, Dialect, Session
 from .errors import ConfigInvalid, RunnerError, WrongDatabase
 from .events import Event, LockWaiting, counted, listed
 from .job import SCRATCH, Job
+from .keys import Lock
 from .lock import Contender, my_turn
+from .model import is_own
 from .place import Place
 from .seam import Reached
 from .url import URL
@@ -26,7 +28,7 @@ class Scratch:
 
     database: Database
     session: Session
-    locked: bool
+    lock: Lock | None
     temporary: bool
 
     @property
@@ -38,7 +40,7 @@ class Scratch:
         """Whether a connection is in this database. On MySQL the lock tells the server, and the name the database."""
         dialect = self.session.dialect
         same = dialect.identity(ask) == self.session.identity()
-        return same and (not self.locked or dialect.sees_lock(ask, self.session.lock_name()))
+        return same and (self.lock is None or self.lock.is_seen_by(ask))
 
     def must_not_be_live(self, live: Ask) -> None:
         """Raises ConfigInvalid when a connection to the live database is in this one."""
@@ -56,7 +58,7 @@ class Scratch:
 
     def must_be_empty(self) -> None:
         """Raises ConfigInvalid; nothing that was there is ever dropped."""
-        if tables := sorted(self.session.tables()):
+        if tables := sorted(table for table in self.session.tables() if not is_own(table)):
             raise ConfigInvalid(
                 f"The scratch database {self.name} is not empty: {counted(len(tables), 'table')}, {listed(tables)}.",
                 hint=f"If nobody needs them, make it anew: {self.emptying}",
@@ -105,7 +107,7 @@ def opened(job: Job, place: Place) -> Iterator[Scratch]:
         contender = Contender(database, lambda _: False, emit)
         turn = stack.enter_context(my_turn({"scratch": contender}, job.settings, stop=job.stop))
         assert turn is not None
-        yield Scratch(database, turn["scratch"], job.settings.lock != "none", given is None)
+        yield Scratch(database, turn["scratch"].session, turn["scratch"].lock, given is None)
 
 
 def _given(job: Job) -> URL:

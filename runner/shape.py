@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from .events import DifferenceFound, counted, listed
+from .model import is_own
 
 Part = tuple[str, str, int]  # kind, content, and a number where one table has the same twice
 
@@ -134,7 +135,8 @@ def read(connection: Any, schemas: Iterable[str], *, without: str) -> Shape:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "did not recognize type": then both sides do not
         for schema in (None, *schemas):
-            names = [name for name in inspector.get_table_names(schema=schema) if name.lower() != without.lower()]
+            there = inspector.get_table_names(schema=schema)
+            names = [name for name in there if name.lower() != without.lower() and not is_own(name)]
             about = {what: _all(inspector, what, schema, names) for what in _ABOUT}
             for name in names:
                 own = {what: answers.get(name) or [] for what, answers in about.items()}
