@@ -14,13 +14,14 @@ from .errors import (
     Interrupted,
     LockLost,
     PermissionDenied,
+    RevisionDeferred,
     RevisionFailed,
     RevisionPartial,
     RunnerError,
     TargetNotReached,
     WrongDatabase,
 )
-from .events import Emit, TransactionRolledBack, listed, numbered
+from .events import Blocker, Emit, TransactionRolledBack, listed, numbered, waits_for
 from .events import RevisionFailed as RevisionFailedEvent
 from .fence import Fence
 from .history import History, located
@@ -28,9 +29,19 @@ from .model import Rows
 from .place import Place
 from .recording import Flight, Recording, Statement
 from .seam import Environment, Reached
-from .stopping import Stop
+from .watching import Watch
 
 StepsFrom = Callable[[Place, History, Rows], Sequence[MigrationStep]]
+
+
+class GaveWay(RevisionDeferred):
+    """A revision that may be tried again, with the event for when it is not."""
+
+    def __init__(self, message: str, event: RevisionFailedEvent, blocked_by: Blocker | None, emit: Emit) -> None:
+        super().__init__(message, hint=event.hint, code=event.code, revision=event.revision)
+        self.event = event
+        self.blocked_by = blocked_by
+        self.emit = emit
 
 
 def apply(
@@ -40,7 +51,7 @@ def apply(
     fence: Fence,
     *,
     target: str,
-    stop: Stop,
+    watch: Watch,
 ) -> None:
     """Run the steps through ``env.py``, and read back what the databases hold afterwards.
 
@@ -60,7 +71,7 @@ def apply(
         plan = steps_from(place, here, reached.heads)
         recording.attach(reached.context)
         for position, step in enumerate(plan, 1):
-            stop.raise_if_requested()
+            watch.raise_if_over()
             fence.begins(place, reached, getattr(getattr(step, "revision", None), "revision", ""))
             if isinstance(step, RevisionStep):
                 recording.begin(here.describe(step.revision), step, position, len(plan))
@@ -74,9 +85,9 @@ def apply(
             recording.detach()
     backs = {place: place.read_back() for place in recordings}
     failed = [_concluded(recordings[place], ended.error, back) for place, back in backs.items()]
-    for failure in failed:
-        if failure:
-            raise failure
+    # What may be tried again must not hide what may not.
+    for failure in sorted(filter(None, failed), key=lambda failure: isinstance(failure, GaveWay)):
+        raise failure
     if ended.error and (unplaced := _without_schema(recordings, ended.error)):
         raise unplaced from ended.error
     ended.raise_if_failed()
@@ -147,35 +158,73 @@ def _failure(
     refusal = _refusal(dialect, cause)
     code = refusal.code if refusal else _code(dialect, cause)
     statement = flight.ended_at(cause)
-    what = described(cause, refusal)
+    reason = recording.why_cancelled(statement)
+    what = reason.said if reason else described(cause, refusal)
     said = f"Revision {flight.id} failed{_at(statement)}: {what}."
+    invalid = recording.left_invalid(flight)
+    if invalid:
+        said += f" Invalid index: {listed(list(invalid))}."
     unknown = flight.doubtful or (rows is None and dialect.DDL_COMMITS and bool(flight.changed))
+    blocked_by = statement.sent.blocked_by if statement and statement.sent else None
     error: RunnerError | Interrupted
     if flight.durable or unknown:
         left = _numbers(flight) or "an unknown part"
         doubt = ", and perhaps the last one" if flight.durable and unknown else ""
         said += f" In the database of it: {left}{doubt}."
-        error = RevisionPartial(said, code=code, revision=flight.id)
+        error = RevisionPartial(said, hint=_dropping(invalid, RevisionPartial.hint), code=code, revision=flight.id)
     else:
         undone = [*undone, flight.id]
-        error = _nothing_left(cause, refusal, flight, f"{said} Nothing of it remains.", hidden=ended_with is None)
-    emit(
-        RevisionFailedEvent(
-            revision=flight.id,
-            statement_number=statement.number if statement else None,
-            sql=recording.shown(statement.sql) if statement else None,
-            code=code,
-            error=what,
-            hint=error.hint if isinstance(error, RunnerError) else RunnerError.hint,
-            durable_statements=recording.durable_statements(flight),
-            rolled_back=undone,
-        )
+        said += " Nothing of it remains."
+        if reason:
+            error = reason.error(said, code, flight.id)
+        elif _may_pass(dialect, cause, refusal):
+            error = RevisionDeferred(said, hint=_making_way(dialect, blocked_by), code=code, revision=flight.id)
+        else:
+            error = _nothing_left(cause, refusal, flight, said, hidden=ended_with is None)
+        if invalid and isinstance(error, RunnerError):
+            error.hint = _dropping(invalid, error.hint)
+    event = RevisionFailedEvent(
+        revision=flight.id,
+        statement_number=statement.number if statement else None,
+        sql=recording.shown(statement.sql) if statement else None,
+        code=code,
+        error=what,
+        hint=error.hint if isinstance(error, RunnerError) else "Run again to go on.",
+        durable_statements=recording.durable_statements(flight),
+        rolled_back=undone,
     )
+    left_before = [f for f in recording.uncommitted if f.durable]
+    if isinstance(error, RevisionDeferred) and not left_before:
+        error = GaveWay(f"{said[:-1]}{waits_for(blocked_by)}.", event, blocked_by, emit)
+    else:
+        emit(event)
     # Its own transaction went with this one's failure, while its DDL had committed as it went.
-    partial = [_without_version(recording, f, [], emit, said) for f in recording.uncommitted if f.durable]
+    partial = [_without_version(recording, f, [], emit, said) for f in left_before]
     if undone:
         emit(TransactionRolledBack(revisions=undone))
     return partial[0] if partial and not isinstance(error, RevisionPartial) else error
+
+
+def _may_pass(dialect: Dialect, cause: BaseException | None, refusal: Refusal | None) -> bool:
+    """Whether the same revision may work when it is tried again."""
+    if refusal and refusal.connection_lost:
+        return True
+    driver_error = getattr(cause, "orig", None) or cause
+    return driver_error is not None and dialect.gave_way(driver_error)
+
+
+def _making_way(dialect: Dialect, blocked_by: Blocker | None) -> str | None:
+    if blocked_by is None:
+        return None
+    return (
+        f"End the session that is in the way, if it may be: {dialect.end_with(blocked_by['connection'])}; or run again."
+    )
+
+
+def _dropping(invalid: Mapping[str, bool], hint: str) -> str:
+    """What to do about invalid indexes comes first."""
+    drops = "; ".join(f"DROP INDEX CONCURRENTLY {index}" for index in invalid)
+    return f"{drops}. {hint}" if drops else hint
 
 
 def _without_version(
@@ -215,7 +264,7 @@ def _nothing_left(
             code=code,
             revision=flight.id,
         )
-    if refusal and (refusal.connection_lost or refusal.error in (DatabaseReadOnly, PermissionDenied)):
+    if refusal and refusal.error in (DatabaseReadOnly, PermissionDenied):
         return refusal.error(said, code=code, revision=flight.id)
     return RevisionFailed(said, code=code, revision=flight.id)
 

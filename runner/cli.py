@@ -44,27 +44,20 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Commands and options; each setting but the secrets has an option that says its variable."""
-    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("-c", "--config", help=_help("config"), metavar="FILE")
-    common.add_argument("-n", "--name", dest="section", help=_help("section"))
-    common.add_argument("-x", action="append", dest="x", help=_help("x"), metavar="ARG")
-    for field in env.FIELDS:
-        if field in env.SECRET or field.startswith("db_") or field in ("config", "section", "x", "target"):
-            continue
-        option = f"--{field.replace('_', '-')}"
-        common.add_argument(option, dest=field, help=_help(field), metavar="VALUE")
+    common = _common()
     top = _Parser(prog="alembic-job", description=_DESCRIPTION, parents=[common], epilog="With no command: upgrade.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
-    def command(name: str, about: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=about, description=about, parents=[common])
+    def command(name: str, about: str, options: _Parser = common) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, description=about, parents=[options])
 
     def targets(to: argparse.ArgumentParser) -> None:
         to.add_argument("target", nargs="*", help=f"{_TARGET_HELP} [{env.variable('target')}]")
 
     targets(command("upgrade", "wait, look, lock, compare, upgrade, verify, report"))
-    wait = command("wait", "until the database answers a login and holds the target; changes nothing")
+    about_wait = "until the database answers a login and holds the target; changes nothing"
+    wait = command("wait", about_wait, _common(without=("timeout",)))  # which means something else there
     targets(wait)
     wait.add_argument(
         "--for", dest="wait_for", choices=("connection", "target"), default="target", help="the login alone"
@@ -103,6 +96,19 @@ def parser() -> argparse.ArgumentParser:
         "--schema", action="store_true", help="the settings as JSON Schema"
     )
     return top
+
+
+def _common(without: tuple[str, ...] = ()) -> _Parser:
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("-c", "--config", help=_help("config"), metavar="FILE")
+    common.add_argument("-n", "--name", dest="section", help=_help("section"))
+    common.add_argument("-x", action="append", dest="x", help=_help("x"), metavar="ARG")
+    for field in env.FIELDS:
+        if field in env.SECRET or field.startswith("db_") or field in ("config", "section", "x", "target", *without):
+            continue
+        option = f"--{field.replace('_', '-')}"
+        common.add_argument(option, dest=field, help=_help(field), metavar="VALUE")
+    return common
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -154,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
                 _show_traceback(error)
             return failure(error)
 
-    return screen.run(work, report, masker)
+    return screen.run(work, report, masker, grace_s=settings.stop_grace.total_seconds())
 
 
 def _run(job: Job, options: argparse.Namespace) -> Result:

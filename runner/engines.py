@@ -23,7 +23,12 @@ _TLS = {"ca": "ssl_ca", "capath": "ssl_capath", "cert": "ssl_cert", "key": "ssl_
 
 def ask(connection: Any) -> Ask:
     """Queries on a connection of SQLAlchemy, of any driver."""
-    return lambda sql: [tuple(row) for row in connection.exec_driver_sql(sql).fetchall()]
+
+    def answer(sql: str) -> list[tuple[Any, ...]]:
+        result = connection.exec_driver_sql(sql)
+        return [tuple(row) for row in result.fetchall()] if result.returns_rows else []
+
+    return answer
 
 
 def url_of(engine: Any) -> urls.URL:

@@ -35,6 +35,8 @@ class ExitCode(IntEnum):
     FINDINGS = 37
     REVISION_FAILED = 40
     REVISION_PARTIAL = 41
+    REVISION_DEFERRED = 43
+    DEADLINE_EXCEEDED = 44
     TARGET_NOT_REACHED = 45
     INTERRUPTED_INT = 130
     INTERRUPTED_TERM = 143
@@ -58,6 +60,7 @@ _RETRYABLE = _INTERRUPTED | {
     ExitCode.LOCK_TIMEOUT,
     ExitCode.LOCK_LOST,
     ExitCode.TARGET_TIMEOUT,
+    ExitCode.REVISION_DEFERRED,
 }
 
 
@@ -244,6 +247,20 @@ class RevisionPartial(RunnerError):
     )
 
 
+class RevisionDeferred(RunnerError):
+    """A revision did not get what it needed, left nothing, and may be tried again."""
+
+    exit_code = ExitCode.REVISION_DEFERRED
+    hint = "Run again when what was in its way is gone; ALEMBIC_JOB_DDL_RETRY_FOR is how long a run tries by itself."
+
+
+class DeadlineExceeded(RunnerError):
+    """``TIMEOUT`` was over while revisions were applied; nothing of the one in flight remains."""
+
+    exit_code = ExitCode.DEADLINE_EXCEEDED
+    hint = "Raise ALEMBIC_JOB_TIMEOUT, or split what takes so long; then run again."
+
+
 class TargetNotReached(RunnerError):
     """``env.py`` ended without an error, but the database does not hold the target."""
 
@@ -254,9 +271,10 @@ class TargetNotReached(RunnerError):
 class Interrupted(BaseException):
     """SIGTERM or SIGINT, at a safe point. Not an Exception, so that user code does not swallow it."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"Stopped by signal {signum}.")
+    def __init__(self, signum: int, said: str | None = None) -> None:
+        super().__init__(said or f"Stopped by signal {signum}.")
         self.signum = signum
+        self.said = said
 
     @property
     def exit_code(self) -> ExitCode:

@@ -51,6 +51,15 @@ class HolderFields(TypedDict):
     end_with: str | None
 
 
+class Blocker(TypedDict):
+    """The session that another one waits for, as far as the server tells."""
+
+    connection: int
+    user: str | None
+    host: str | None
+    since: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event(ABC):
     """The base of all events."""
@@ -77,6 +86,14 @@ def listed(items: list[str] | tuple[str, ...], nothing: str = "nothing") -> str:
     """``a, b and 3 more``: a list of revisions within a sentence."""
     shown, rest = list(items[:5]), len(items) - 5
     return (", ".join(shown) + (f" and {rest} more" if rest > 0 else "")) or nothing
+
+
+def waits_for(blocker: Blocker | None) -> str:
+    """``, waiting for session 7 (app@10.0.0.3)``; empty without one."""
+    if blocker is None:
+        return ""
+    who = "@".join(filter(None, (blocker["user"], blocker["host"])))
+    return f", waiting for session {blocker['connection']}" + (f" ({who})" if who else "")
 
 
 def counted(count: int, noun: str = "revision") -> str:
@@ -296,6 +313,24 @@ class StatementExecuted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RevisionProgress(Event):
+    """A statement is still running; each heartbeat."""
+
+    name = "revision_progress"
+    revision: str
+    statement_number: int | None
+    elapsed_s: float
+    percent: float | None
+    blocked_by: Blocker | None
+
+    @property
+    def message(self) -> str:
+        which = f"Statement {self.statement_number}" if self.statement_number else "A query"
+        done = f", {self.percent:.0f} % done" if self.percent is not None else ""
+        return f"{which} of {self.revision} runs for {self.elapsed_s:.0f} s{done}{waits_for(self.blocked_by)}."
+
+
+@dataclass(frozen=True, kw_only=True)
 class RevisionExecuted(Event):
     """Alembic ran a revision and moved the version."""
 
@@ -334,6 +369,24 @@ class TransactionRolledBack(Event):
     @property
     def message(self) -> str:
         return f"Rolled back: {listed(self.revisions)}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionRetried(Event):
+    """A revision gave way and left nothing; it is tried again."""
+
+    name = "revision_retried"
+    level = "warning"
+    revision: str
+    code: str | None
+    blocked_by: Blocker | None
+    next_in_s: float
+
+    @property
+    def message(self) -> str:
+        why = f" ({self.code})" if self.code else ""
+        who = waits_for(self.blocked_by)
+        return f"{self.revision} gave way{why} and left nothing{who}; tried again in {self.next_in_s:.1f} s."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,7 +445,8 @@ class Stopping(Event):
 
     @property
     def message(self) -> str:
-        return f"{self.signal} received: stopping at the next safe point."
+        grace = f"; what still runs after {self.grace_s:g} s is cancelled" if self.grace_s is not None else ""
+        return f"{self.signal} received: stopping at the next safe point{grace}."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,6 +130,7 @@ class Fence:
             if held.lock and place in self._connections:
                 with suppress(Exception):
                     self._gone(held)
+                held.lock.forget_fence()
         told = set()
         for place, name, since, release in self._taken:
             with suppress(Exception):  # closed with its connection, most of the time

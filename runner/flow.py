@@ -56,7 +56,13 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
                 "Another run moved the database meanwhile.",
                 hint="Look with 'alembic-job status', then repeat.",
             )
-        ran = project.run(turn, lambda _, here, heads: here.downgrade_steps(target, heads), (target,))
+        # A second try begins where the first one came to, and -2 would mean something else there.
+        fixed = history.fixed(target, goal)
+        ran = project.run(
+            turn,
+            lambda at, here, heads: here.downgrade_steps(target if set(heads) == set(at.current) else fixed, heads),
+            (target,),
+        )
     executed = ran[place].executed
     if not executed or executed[-1].heads != frozenset(place.rows):
         raise project.not_reached(place, goal)

@@ -281,6 +281,14 @@ class History:
             )
         return (found.revision,) if isinstance(found, graph.Revision) else ()
 
+    @staticmethod
+    def fixed(target: str, goal: Sequence[str]) -> str:
+        """A target of a downgrade that means the same wherever the database is: ``-2`` as the revision it leads to."""
+        relative = re.fullmatch(r"(?:(.+)@)?-\d+", target)
+        if not relative:
+            return target
+        return goal[0] if goal else f"{relative[1]}@base" if relative[1] else "base"
+
     def downgrade_steps(self, target: str, current: Sequence[str]) -> list[RevisionStep]:
         """Alembic's own plan downwards. It would choose a head by chance for -1; a downgrade is no place for that."""
         if len(current) > 1 and re.fullmatch(r"-\d+", target):

@@ -63,6 +63,9 @@ class Lock(Protocol):
     def end_fence(self) -> None:
         """End that session."""
 
+    def forget_fence(self) -> None:
+        """What is left of it now is to be waited for, like anybody's."""
+
 
 @dataclass
 class SessionLock:
@@ -157,3 +160,7 @@ class SessionLock:
         """A session that is gone by now is ended enough."""
         if left := self.fence_left():
             self.session.dialect.end_session(self.session.ask, left.connection)
+
+    def forget_fence(self) -> None:
+        """A new try has sessions of its own."""
+        self._fenced.clear()

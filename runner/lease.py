@@ -182,6 +182,9 @@ class Lease:
     def end_fence(self) -> None:
         """Nothing to end."""
 
+    def forget_fence(self) -> None:
+        """Nothing to forget."""
+
 
 def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace("'", "''")

@@ -15,7 +15,7 @@ from alembic.config import Config
 from alembic.runtime.migration import RevisionStep
 
 from . import diagnosis, engines
-from .applying import StepsFrom, apply
+from .applying import GaveWay, StepsFrom, apply
 from .database import DIALECTS, Database, Refusal
 from .errors import (
     ConfigInvalid,
@@ -38,9 +38,11 @@ from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
 from .model import Plan, Revision, Rows, State
 from .place import Place
 from .recording import Recording
+from .retrying import Retries
 from .seam import Environment, Looked, Seen
 from .settings import url_problem
 from .wait import patiently
+from .watching import Watch
 
 Turn = Mapping[Place, Held]
 
@@ -55,7 +57,12 @@ class Project:
         self._history: History | None = None
         config = self.config()
         script = load_script(config)
-        self.environment = Environment(self.config, script, host(job.settings, script))
+        self.environment = Environment(
+            self.config,
+            script,
+            host(job.settings, script),
+            per_revision=job.settings.transaction == "per-revision",
+        )
 
     def config(self) -> Config:
         """A fresh Alembic configuration, with the database URL of the settings as it is now, if they have one."""
@@ -113,6 +120,12 @@ class Project:
                     transaction=place.seen.transaction,
                 )
             )
+            if self.environment.per_revision and place.seen.transaction == "external":
+                raise ConfigInvalid(
+                    "ALEMBIC_JOB_TRANSACTION=per-revision cannot be done: env.py begins the transaction itself.",
+                    hint="In env.py, connect with engine.connect() instead of engine.begin(); or set"
+                    " ALEMBIC_JOB_TRANSACTION=env.",
+                )
         for place in self.places:
             if place.database and place.database is not job.database:
                 job.wait_for(place.database, writable=self._writes)
@@ -328,24 +341,29 @@ class Project:
     def run(self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str]) -> Mapping[Place, Recording]:
         """Run steps through ``env.py``, under the locks of ``turn``, and read the versions back.
 
-        Again and again while a lock that only ``env.py`` itself can take is held by another run.
+        Again and again while a revision gives way and leaves nothing, or a lock that only ``env.py`` itself can take
+        is held by another run.
         """
         job, started, next_report_s = self.job, time.monotonic(), 0.0
         limit_s, heartbeat_s = job.settings.lock_timeout.total_seconds(), job.settings.heartbeat.total_seconds()
-        while True:
-            try:
-                return self._run(turn, steps_from, targets, started)
-            except Busy as busy:
-                waited_s = time.monotonic() - started
-                if waited_s >= limit_s:
-                    raise still_held(busy.lock, busy.holder, waited_s) from busy
-                if waited_s >= next_report_s:
-                    next_report_s = waited_s + heartbeat_s
-                    busy.place.emit(waiting(busy.lock, busy.holder, waited_s))
-                pause(job.stop, limit_s - waited_s)
+        with Watch(job.settings, job.stop) as watch:
+            retries = Retries(job.settings, job.stop, watch)
+            while True:
+                try:
+                    return self._run(turn, steps_from, targets, started, watch)
+                except GaveWay as gave_way:
+                    retries.pause(gave_way, [held.session for held in turn.values()])
+                except Busy as busy:
+                    waited_s = time.monotonic() - started
+                    if waited_s >= limit_s:
+                        raise still_held(busy.lock, busy.holder, waited_s) from busy
+                    if waited_s >= next_report_s:
+                        next_report_s = waited_s + heartbeat_s
+                        busy.place.emit(waiting(busy.lock, busy.holder, waited_s))
+                    pause(job.stop, limit_s - waited_s)
 
     def _run(
-        self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str], started: float
+        self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str], started: float, watch: Watch
     ) -> Mapping[Place, Recording]:
         job = self.job
         recordings = {
@@ -354,12 +372,14 @@ class Project:
                 place,
                 log_sql=job.settings.log_sql,
                 statement_sent=job.channel.statement_sent,
+                watch=watch,
+                lock_wait_s=job.settings.ddl_lock_timeout.total_seconds(),
             )
             for place in self.places
         }
         fence = Fence(turn, job.settings, started, job.owner)
         try:
-            apply(self.environment, recordings, steps_from, fence, target=" ".join(targets), stop=job.stop)
+            apply(self.environment, recordings, steps_from, fence, target=" ".join(targets), watch=watch)
         finally:
             fence.open()
         return recordings

@@ -9,6 +9,7 @@ nothing, and on MariaDB the migrating session may read stale rows.
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from typing import Any, Literal
 from alembic.runtime.migration import MigrationContext, MigrationStep
 from sqlalchemy import event
 
-from .database import Dialect, Ending, Session, driver_autocommits
+from . import engines
+from .database import Ask, Dialect, Ending, Session, driver_autocommits
+from .errors import RunnerError
 from .events import (
     DurableStatement,
     RevisionExecuted,
@@ -30,6 +33,8 @@ from .masking import sql_literals
 from .model import Revision
 from .place import Place
 from .statements import Kind, kind_of, savepoint_restored, savepoint_set, table_written, temporary_table
+from .stopping import Cut
+from .watching import InFlight, Reason, Watch
 
 
 @dataclass
@@ -45,6 +50,7 @@ class Statement:
     error: BaseException | None = None  # of the driver
     durable: bool = False
     undone: bool = False
+    sent: InFlight | None = None  # what was seen of it while it ran
 
 
 @dataclass
@@ -66,6 +72,8 @@ class Flight:
     def ended_at(self, cause: BaseException | None) -> Statement | None:
         """The statement whose failure this is. One that the revision caught and survived is not."""
         last = self.statements[-1] if self.statements else None
+        if last and last.sent and last.sent.cut:  # MySQL's SLEEP returns when it is cancelled
+            return last
         if last is None or last.returned:
             return None
         return last if last.error in (None, cause, getattr(cause, "orig", None)) else None
@@ -96,6 +104,8 @@ class Recording:
         *,
         log_sql: Literal["masked", "full", "off"],
         statement_sent: Callable[[], None],
+        watch: Watch,
+        lock_wait_s: float,
     ) -> None:
         self.place = place
         self.emit = place.emit
@@ -105,6 +115,14 @@ class Recording:
         self._session = session
         self._log_sql = log_sql
         self._statement_sent = statement_sent
+        self._watch = watch
+        self._lock_wait_s = lock_wait_s
+        self._limited = False  # whether it was us who limited how long DDL waits
+        self._autocommits = False
+        self._migrating: Any = None  # the driver's connection
+        self._session_id: int | None = None
+        self._ours: tuple[int, ...] = ()
+        self._invalid: frozenset[str] = frozenset()
         self._inside = False
         self._sent_for: Flight | None = None
         self._temporary: set[str] = set()
@@ -131,6 +149,7 @@ class Recording:
             event.listen(engine, name, listener)
             self._detach.append(functools.partial(event.remove, engine, name, listener))
         migrating, attached = connection.connection, [True]
+        self._learn(connection)
         commit, rollback = dialect.do_commit, dialect.do_rollback
 
         def do_commit(dbapi: Any) -> None:
@@ -138,14 +157,16 @@ class Recording:
             aborted = ours and self.dialect.aborted(_driver_connection(dbapi))
             if ours and self._inside and self.flight and self.flight.changed:
                 self._say_sent()
-            commit(dbapi)
-            if ours:
-                self._transaction_ended("rollback" if aborted else "commit")
+            with self._watch.our_code():  # a commit that is cut short may be one or not
+                commit(dbapi)
+                if ours:
+                    self._transaction_ended("rollback" if aborted else "commit")
 
         def do_rollback(dbapi: Any) -> None:
-            rollback(dbapi)
-            if dbapi is migrating and attached:
-                self._transaction_ended("rollback")
+            with self._watch.our_code():
+                rollback(dbapi)
+                if dbapi is migrating and attached:
+                    self._transaction_ended("rollback")
 
         self._detach.append(attached.clear)
         self._put(dialect, "do_commit", do_commit)
@@ -154,6 +175,17 @@ class Recording:
         for name in ("do_execute", "do_execute_no_params", "do_executemany"):
             self._put(dialect, name, self._noting_failure(getattr(dialect, name)))
         context.on_version_apply_callbacks += (self._version_moved,)
+
+    def _learn(self, connection: Any) -> None:
+        """What is asked of the migrating session while nothing is in flight."""
+        ask = engines.ask(connection)
+        self._migrating = driver = _driver_connection(connection.connection)
+        self._session_id = self.dialect.session_id(ask)
+        own = self.dialect.session_id(self._session.ask) if self._session else None
+        self._ours = tuple(one for one in (self._session_id, own) if one is not None)
+        self._invalid = frozenset(self.dialect.invalid_indexes(ask))
+        self._autocommits = driver_autocommits(driver)
+        self._limited = not self._autocommits and self.dialect.limit_lock_wait(ask, self._lock_wait_s)
 
     def detach(self) -> None:
         """Stop listening."""
@@ -192,7 +224,8 @@ class Recording:
         def recorded(*args: Any, **keywords: Any) -> Any:
             self._inside = True
             try:
-                return run(*args, **keywords)
+                with self._watch.their_code():
+                    return run(*args, **keywords)
             except BaseException as error:
                 flight.error = error
                 raise
@@ -286,19 +319,44 @@ class Recording:
     def _before_statement(self, connection: Any, cursor: Any, sql: str, *_: Any) -> None:
         if not (self._inside and self.flight):
             return
+        with self._watch.our_code():
+            statement = self._noted(self.flight, connection, sql)
+        statement.sent = self._watch.sent(
+            InFlight(
+                revision=self.flight.id,
+                number=statement.number,
+                dialect=self.dialect,
+                database=self.place.database,
+                session_id=self._session_id if self._is_migrating(connection) else None,
+                ours=self._ours,
+                connection=_driver_connection(connection.connection),
+                emit=self.emit,
+            )
+        )
+
+    def _noted(self, flight: Flight, connection: Any, sql: str) -> Statement:
         kind = kind_of(sql)
         if kind == "dml" and table_written(sql) in self._temporary:
             kind = "session"
-        number = self.flight.count + 1 if kind not in ("read", "session") else None
+        number = flight.count + 1 if kind not in ("read", "session") else None
         driver = _driver_connection(connection.connection)
+        if self._limited and self._is_migrating(connection) and driver_autocommits(driver) != self._autocommits:
+            self._autocommits = not self._autocommits
+            ask = _asking(connection.connection)
+            self.dialect.limit_in_autocommit(ask, self._lock_wait_s, inside=self._autocommits)
         if kind in ("dml", "ddl", "commit") and (self.dialect.DDL_COMMITS or self._lasts(kind, driver)):
             self._say_sent()
         aborted = self.dialect.aborted(driver)
-        self.flight.statements.append(Statement(number, kind, sql, time.monotonic(), aborted))
+        flight.statements.append(Statement(number, kind, sql, time.monotonic(), aborted))
+        return flight.statements[-1]
+
+    def _is_migrating(self, connection: Any) -> bool:
+        return _driver_connection(connection.connection) is self._migrating
 
     def _after_statement(self, connection: Any, cursor: Any, sql: str, *_: Any) -> None:
         if not (self._inside and self.flight and self.flight.statements):
             return
+        self._watch.came_back()
         statement = self.flight.statements[-1]
         statement.returned = True
         if temporary := temporary_table(sql):
@@ -319,6 +377,9 @@ class Recording:
             )
         if statement.kind in ("dml", "ddl") and not gives_rows:
             self._tell_warnings(connection)
+        self._watch.back_in_their_code()
+        if statement.sent and statement.sent.cut:  # MySQL's SLEEP returns 1 when it is cancelled
+            raise Cut(statement.sent.cut.said)
 
     def _tell_warnings(self, connection: Any) -> None:
         """Each once in a revision, however many rows or statements it is about."""
@@ -333,8 +394,16 @@ class Recording:
         statement = self.flight.statements[-1] if self._inside and self.flight and self.flight.statements else None
         if statement is None or statement.returned or statement.error:
             return
+        self._watch.came_back()
         statement.error = error
-        driver = _driver_connection(context.root_connection.connection)
+        self._settle_failure(statement, error, _driver_connection(context.root_connection.connection))
+        self._watch.back_in_their_code()
+
+    def _settle_failure(self, statement: Statement, error: BaseException, driver: Any) -> None:
+        if not isinstance(error, Exception):  # cut short before the answer, so the session cannot be asked any more
+            if self.flight and self._lasts(statement.kind, driver):
+                self.flight.doubtful = True
+            return
         refusal = self.dialect.classify(error)
         if self.flight and refusal and refusal.unanswered and self._lasts(statement.kind, driver):
             self.flight.doubtful = True
@@ -351,6 +420,27 @@ class Recording:
 
     # --- what remains -----------------------------------------------------------------------------
 
+    def why_cancelled(self, statement: Statement | None) -> Reason | None:
+        """Why the revision in flight was ended by us, if it was."""
+        if statement and statement.sent and statement.sent.cut:
+            return statement.sent.cut
+        return self._watch.over if self._watch.has_cut else None
+
+    def left_invalid(self, flight: Flight) -> dict[str, bool]:
+        """The invalid indexes that concern the statement that failed; true: it is what left them there."""
+        last = flight.statements[-1] if flight.statements else None
+        if last is None or last.returned or last.kind != "ddl" or self.place.database is None:
+            return {}
+        try:
+            with self.place.database.session() as session:
+                there = self.dialect.invalid_indexes(session.ask)
+        except RunnerError:
+            return {}
+        concerned = [index for index, table in there.items() if _names(last.sql, index) or _names(last.sql, table)]
+        found = {index: index not in self._invalid for index in concerned}
+        last.durable = last.durable or any(found.values())
+        return found
+
     def durable_statements(self, flight: Flight) -> list[DurableStatement]:
         """The statements of a revision whose effect is in the database, as events show them."""
         return [DurableStatement(statement_number=s.number or 0, sql=self.shown(s.sql) or "") for s in flight.durable]
@@ -364,3 +454,23 @@ class Recording:
 
 def _driver_connection(pooled: Any) -> Any:
     return getattr(pooled, "dbapi_connection", None) or pooled.connection  # the latter before SQLAlchemy 1.4.24
+
+
+def _asking(pooled: Any) -> Ask:
+    """Queries below SQLAlchemy, whose listeners these come from."""
+
+    def ask(sql: str) -> list[tuple[Any, ...]]:
+        cursor = pooled.cursor()
+        try:
+            cursor.execute(sql)
+            return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+        finally:
+            cursor.close()
+
+    return ask
+
+
+def _names(sql: str, what: str) -> bool:
+    """Whether the statement speaks of this index or table; REINDEX CONCURRENTLY adds to the name."""
+    plain = re.sub(r"_ccnew\d*$", "", what.rpartition(".")[2].strip('"'))
+    return re.search(rf"(?<!\w){re.escape(plain)}(?!\w)", sql) is not None

@@ -65,7 +65,8 @@ def of_type(hint: Any) -> dict[str, Any]:
     if origin in (Union, types.UnionType) and any(map(is_typeddict, arguments)):
         return {"anyOf": [of_type(argument) for argument in arguments]}
     if origin in (Union, types.UnionType):
-        return {"type": [of_type(argument)["type"] for argument in arguments]}
+        kinds = [of_type(argument) for argument in arguments]
+        return {key: value for kind in kinds for key, value in kind.items()} | {"type": [k["type"] for k in kinds]}
     raise TypeError(f"no schema for {hint}")
 
 

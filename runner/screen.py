@@ -39,7 +39,7 @@ _STUCK_S = 3.0  # a wait that does not end at once sits in a C call, a name look
 Work = Callable[[Channel, Stop], dict[str, Any]]
 
 
-def run(work: Work, report: Report, masker: Masker) -> int:
+def run(work: Work, report: Report, masker: Masker, *, grace_s: float) -> int:
     """Fork, let the child do the work, report everything, and return the exit code."""
     mark = b"\x1e" + os.urandom(12).hex().encode() + b"\x1e"
     out, err, control = os.pipe(), os.pipe(), os.pipe()
@@ -54,7 +54,7 @@ def run(work: Work, report: Report, masker: Masker) -> int:
         _be_the_worker(work, Channel(out[1], err[1], control[1], mark, stop), stop, out[1], err[1])
     for _, writer in (out, err, control):
         os.close(writer)
-    screen = Screen(report, masker, child, calm, mark, out[0], err[0], control[0])
+    screen = Screen(report, masker, child, calm, mark, out[0], err[0], control[0], grace_s=grace_s)
     screen.listen()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     return screen.watch()
@@ -182,7 +182,10 @@ class Screen:
         out: int,
         err: int,
         control: int,
+        *,
+        grace_s: float,
     ) -> None:
+        self._grace_s = grace_s
         self._report = report
         self._masker = masker
         self._child = child
@@ -312,7 +315,7 @@ class Screen:
             self._applied += record["revisions"]
         elif event == "revision_started":
             self._flight, self._sent = record["revision"], False
-        elif event in ("revision_executed", "revision_failed"):
+        elif event in ("revision_executed", "revision_failed", "revision_retried"):
             self._flight = None
         elif event == "user_output":
             record["revision"] = self._flight
@@ -322,7 +325,7 @@ class Screen:
             return
         if not self._signal_shown:
             self._signal_shown = True
-            self._write(Stopping(signal=signal.Signals(self._signal).name, grace_s=None))
+            self._write(Stopping(signal=signal.Signals(self._signal).name, grace_s=self._grace_s))
         if self._calm[0] and time.monotonic() - self._signalled_at > _STUCK_S:
             # Nothing is being changed, and by Stop's promise nothing will be.
             self._kill(signal.SIGKILL)

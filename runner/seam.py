@@ -114,6 +114,7 @@ class Environment:
     config: Callable[[], Config]
     script: ScriptDirectory
     around: Around
+    per_revision: bool = False  # a transaction for each revision, whatever env.py says
 
     def run(
         self,
@@ -162,6 +163,9 @@ class Environment:
                     run_migrations(**given)
 
                 environment.run_migrations = noted  # type: ignore[method-assign]
+                if self.per_revision:
+                    # On the instance: a subclass would break the proxy behind alembic.context.
+                    environment.configure = _each_its_own(environment.configure)  # type: ignore[method-assign]
                 self.script.run_env()
         except SystemExit as exit_:
             error = exit_ if exit_.code not in (None, 0) else None
@@ -214,6 +218,13 @@ class Environment:
         if not ended.reached and ended.error is None:
             raise TargetNotReached("env.py ended without running any migrations in offline mode.")
         return ended
+
+
+def _each_its_own(configure: Callable[..., None]) -> Callable[..., None]:
+    def configured(*positional: Any, **given: Any) -> None:
+        configure(*positional, **{**given, "transaction_per_migration": True})
+
+    return configured
 
 
 def _where(config: Config, context: MigrationContext, keywords: dict[str, Any]) -> Where:

@@ -93,6 +93,24 @@ class Settings(BaseSettings):
     lock_database_url: str | None = Field(None, description="a direct connection for the lock, beside a pooler")
     lock: Literal["auto", "advisory", "lease", "none"] = Field("auto", description="how runs exclude each other")
     lock_timeout: Duration = Field(timedelta(minutes=15), description="how long to wait for another run")
+    ddl_lock_timeout: Duration = Field(
+        timedelta(seconds=5),
+        description="how long one statement may queue for a table lock before it gives way",
+        gt=timedelta(0),
+    )
+    ddl_retry_for: Duration = Field(
+        timedelta(minutes=5), description="how long a revision that gave way, and left nothing, is tried again"
+    )
+    statement_timeout: Duration | None = Field(
+        None, description="how long one statement may take; then it is cancelled on the server", gt=timedelta(0)
+    )
+    timeout: Duration | None = Field(None, description="how long applying may take as a whole", gt=timedelta(0))
+    stop_grace: Duration = Field(
+        timedelta(seconds=8), description="from SIGTERM until the running statement is cancelled on the server"
+    )
+    transaction: Literal["env", "per-revision"] = Field(
+        "env", description="env: as env.py says; per-revision: a transaction for each"
+    )
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug adds every statement")
     log_fields: Literal["default", "gcp", "ecs", "datadog"] = Field(
@@ -103,7 +121,9 @@ class Settings(BaseSettings):
         "check",
         description="tables but no version: refuse what would create one that exists; go on; or refuse",
     )
-    heartbeat: Duration = Field(timedelta(seconds=15), description="how often a long wait reports", gt=timedelta(0))
+    heartbeat: Duration = Field(
+        timedelta(seconds=15), description="how often a long wait or statement reports", gt=timedelta(0)
+    )
     termination_log: str | None = Field(None, description="file for the termination message")
     image: str | None = Field(None, description="image reference, for events")
     secrets_dir: str | None = Field(None, description="directory with a file per setting")

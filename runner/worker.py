@@ -174,7 +174,7 @@ def failure(error: BaseException) -> dict[str, Any]:
         return {
             "outcome": "interrupted",
             "exit_code": error.exit_code,
-            "error": f"{name} ended the run at a safe point; nothing was left half done.",
+            "error": error.said or f"{name} ended the run at a safe point; nothing was left half done.",
             "hint": "Run again to go on.",
         }
     if isinstance(error, RunnerError):

@@ -94,6 +94,7 @@ def upgrade(project: Project, database: Database, *targets: str, **environment: 
         "DATABASE_URL": database.url,
         "LOG_SQL": "full",
         "CONNECT_TIMEOUT": "2s",
+        "DDL_RETRY_FOR": "0s",
         **environment,
     }
     loaded = settings.load({f"ALEMBIC_JOB_{name}": value for name, value in known.items()}, {})

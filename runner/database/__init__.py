@@ -124,11 +124,11 @@ class Database:
         return Session(dialect, connection, url, self.owner)
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self, timeout_s: float | None = None) -> Iterator[Session]:
         """A session for a few statements; driver errors come out as the runner's own."""
         session: Session | None = None
         try:
-            session = self.connect()
+            session = self.connect(timeout_s)
             yield session
         except Exception as error:
             if not self.explains(error):

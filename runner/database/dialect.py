@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from ..errors import DatabaseUnreachable, RunnerError
+from ..events import Blocker
 from ..model import Holder, VersionTable
 from ..url import URL
 
@@ -178,6 +179,36 @@ class Dialect(Protocol):
 
     def emptying(self, url: URL) -> str:
         """What makes the database empty again, for people to run."""
+
+    def session_id(self, ask: Ask) -> int | None:
+        """The server's number of this session; None where there is no server."""
+
+    def cancel(self, ask: Ask, session_id: int) -> None:
+        """Cancel what that session executes now; the session stays."""
+
+    def interrupt(self, connection: Any) -> bool:
+        """Cancel what this connection executes, from another thread; False where only the server can."""
+
+    def limit_lock_wait(self, ask: Ask, seconds: float) -> bool:
+        """Let this session's DDL give way after so long. False, and nothing done, where somebody set that already."""
+
+    def limit_in_autocommit(self, ask: Ask, seconds: float, *, inside: bool) -> None:
+        """What ``limit_lock_wait`` set is lifted inside an autocommit block, where that is needed; and set again."""
+
+    def gave_way(self, error: BaseException) -> bool:
+        """Whether this is how a statement fails that could not get its lock, and may later."""
+
+    def blocker(self, ask: Ask, session_id: int, ours: Collection[int]) -> Blocker | None:
+        """Which session that one waits for, other than ``ours``, as far as an ordinary user is told."""
+
+    def progress(self, ask: Ask, session_id: int) -> float | None:
+        """How far that session's statement is, in percent, where the server tells."""
+
+    def end_with(self, session_id: int) -> str:
+        """The statement that ends that session."""
+
+    def invalid_indexes(self, ask: Ask) -> Mapping[str, str]:
+        """What ``CREATE INDEX CONCURRENTLY`` left unfinished: the index, as one would drop it, and its table."""
 
     def code_of(self, error: BaseException) -> str | None:
         """The server's own code of an error of any driver of this dialect."""

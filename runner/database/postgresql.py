@@ -10,7 +10,7 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..errors import (
@@ -22,6 +22,7 @@ from ..errors import (
     PermissionDenied,
     RunnerError,
 )
+from ..events import Blocker
 from ..model import Holder, VersionTable
 from ..url import URL
 from .dialect import (
@@ -391,6 +392,94 @@ def create(url: URL) -> None:
 def emptying(url: URL) -> str:
     """Statements for an administrator."""
     return f'DROP DATABASE "{url.database}"; CREATE DATABASE "{url.database}" OWNER "{url.user}";'
+
+
+def session_id(ask: Ask) -> int | None:
+    """The process of the backend."""
+    return int(ask("SELECT pg_backend_pid()")[0][0])
+
+
+def cancel(ask: Ask, session_id: int) -> None:
+    """The statement fails with 57014; an idle session does not notice."""
+    ask(f"SELECT pg_cancel_backend({session_id:d})")
+
+
+def interrupt(connection: Any) -> bool:
+    """The server has to be asked."""
+    return False
+
+
+def limit_lock_wait(ask: Ask, seconds: float) -> bool:
+    """``lock_timeout`` is 0, for ever, by default. One that the role, the URL or env.py set has another source."""
+    rows = ask("SELECT setting, source FROM pg_settings WHERE name = 'lock_timeout'")
+    setting, source = str(rows[0][0]), str(rows[0][1])
+    wanted = _milliseconds(seconds)
+    if source == "session" and setting == wanted:  # an earlier try of this run, on the same connection
+        return True
+    if setting != "0" or source not in ("default", "configuration file"):
+        return False
+    ask(f"SELECT set_config('lock_timeout', '{wanted}', false)")
+    return True
+
+
+def limit_in_autocommit(ask: Ask, seconds: float, *, inside: bool) -> None:
+    """Inside it is 0: CREATE INDEX CONCURRENTLY would leave an invalid index when it gives way."""
+    wanted = _milliseconds(seconds)
+    before, after = (wanted, "0") if inside else ("0", wanted)
+    ask(
+        f"SELECT set_config(name, '{after}', false) FROM pg_settings"  # noqa: S608  numbers
+        f" WHERE name = 'lock_timeout' AND setting = '{before}'"
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
+
+
+def gave_way(error: BaseException) -> bool:
+    """Lock not available, deadlock, serialization failure."""
+    return code_of(error) in ("55P03", "40P01", "40001")
+
+
+def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Blocker | None:
+    """The one that has been at it longest. Of another role's session only pid and user are told."""
+    rows = ask(
+        "SELECT pid, usename, coalesce(host(client_addr), ''),"  # noqa: S608  a number
+        """ to_char(xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""
+        f" FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids({session_id:d}))"
+        " ORDER BY xact_start NULLS LAST"
+    )
+    rows = [row for row in rows if row[0] not in ours]
+    if not rows:
+        return None
+    pid, user, host, since = rows[0]
+    return Blocker(connection=int(pid), user=user, host=host or None, since=since)
+
+
+def progress(ask: Ask, session_id: int) -> float | None:
+    """Of CREATE INDEX, since PostgreSQL 12; within its phase."""
+    rows = ask(
+        "SELECT blocks_done, blocks_total, tuples_done, tuples_total FROM pg_stat_progress_create_index"  # noqa: S608
+        f" WHERE pid = {session_id:d}"
+    )
+    if not rows:
+        return None
+    blocks, all_blocks, tuples, all_tuples = (int(value or 0) for value in rows[0])
+    done, total = (blocks, all_blocks) if all_blocks else (tuples, all_tuples)
+    return round(min(100.0, done / total * 100), 1) if total else None
+
+
+def end_with(session_id: int) -> str:
+    """For the same role, or pg_signal_backend."""
+    return f"SELECT pg_terminate_backend({session_id:d})"
+
+
+def invalid_indexes(ask: Ask) -> Mapping[str, str]:
+    """By pg_index.indisvalid."""
+    rows = ask(
+        "SELECT indexrelid::regclass::text, indrelid::regclass::text FROM pg_index WHERE NOT indisvalid AND indislive"
+    )
+    return {str(index): str(table) for index, table in rows}
 
 
 def code_of(error: BaseException) -> str | None:

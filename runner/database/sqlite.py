@@ -7,12 +7,13 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigInvalid, DatabaseMissing, DatabaseUnreachable, PermissionDenied, RunnerError
+from ..events import Blocker
 from ..model import Holder, VersionTable
 from ..url import URL
 from .dialect import Ask, Ending, Refusal, Room, driver_autocommits, from_driver, one_line
@@ -23,6 +24,7 @@ LOCKING_READ = ""
 DDL_COMMITS = True
 NO_SCHEMA = ()
 LEASES = False  # a row in the file could not be renewed while the migration writes to it
+_DRIVERS_BUSY_TIMEOUT_MS = 5000
 DRIVER_HINT = "Use a Python with the sqlite3 module."
 
 _MESSAGES: tuple[tuple[str, type[RunnerError], bool], ...] = (
@@ -257,6 +259,63 @@ def create(url: URL) -> None:
 def emptying(url: URL) -> str:
     """Without its file it is empty."""
     return f"rm {path_of(url)}"
+
+
+def session_id(ask: Ask) -> int | None:
+    """There is no server."""
+    return None
+
+
+def cancel(ask: Ask, session_id: int) -> None:
+    """There is no server."""
+
+
+def interrupt(connection: Any) -> bool:
+    """The statement fails with "interrupted"."""
+    own = getattr(connection, "driver_connection", connection)
+    stop = getattr(getattr(own, "_conn", own), "interrupt", None)  # below aiosqlite, whose own is a coroutine
+    if stop is None:
+        return False
+    stop()
+    return True
+
+
+def limit_lock_wait(ask: Ask, seconds: float) -> bool:
+    """``busy_timeout``; another value than that of Python's driver is the project's own."""
+    if int(ask("PRAGMA busy_timeout")[0][0]) != _DRIVERS_BUSY_TIMEOUT_MS:
+        return False
+    ask(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+    return True
+
+
+def limit_in_autocommit(ask: Ask, seconds: float, *, inside: bool) -> None:
+    """Inside or not is the same here."""
+
+
+def gave_way(error: BaseException) -> bool:
+    """Another process holds the file; by message, because Python tells the code since 3.11 only."""
+    text = str(error)
+    return from_driver(error) and ("is locked" in text)
+
+
+def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Blocker | None:
+    """Nobody knows who has the file."""
+    return None
+
+
+def progress(ask: Ask, session_id: int) -> float | None:
+    """It does not tell."""
+    return None
+
+
+def end_with(session_id: int) -> str:
+    """There are no sessions."""
+    return ""
+
+
+def invalid_indexes(ask: Ask) -> Mapping[str, str]:
+    """There are none."""
+    return {}
 
 
 def code_of(error: BaseException) -> str | None:

@@ -251,13 +251,6 @@ def test_a_signal_inside_the_last_revision_is_no_reason_to_fail(
     assert database.versions() == {"r3"}
 
 
-@SQLITE
-def test_a_second_signal_changes_nothing(database: Database, run_until: Callable[..., Job]) -> None:
-    result = interrupted(run_until("r1", signal.SIGTERM, signal.SIGTERM))
-    assert result.finished["applied"] == ["r1"]
-    assert database.versions() == {"r1"}
-
-
 @pytest.mark.parametrize("database", ["mariadb", "postgresql"], indirect=True)
 def test_a_statement_that_runs_is_finished(database: Database, start_job: Start) -> None:
     job = start_job("upgrade", cwd=PROJECTS / "slow_revisions", env={**url(database), "SECONDS": "1.5"})

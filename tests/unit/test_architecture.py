@@ -30,7 +30,7 @@ database.mysql database.postgresql database.sqlite
 database
 settings
 stopping
-report
+report watching
 schema worker wait
 screen
 keys lease history
@@ -41,6 +41,7 @@ place states
 scratch
 fence recording
 applying
+retrying
 project
 baseline flow looking drift doctor
 authoring

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from runner.errors import ExitCode
-from runner.settings import FIELDS, WITH_FILE, variable
+from runner.settings import FIELDS, WITH_FILE, duration, variable
 
 MANIFEST = Path(__file__).parents[2] / "k8s" / "job.yaml"
 # No failure, and nothing that a Job could see from "upgrade".
@@ -68,3 +68,9 @@ def test_the_pod_meets_the_restricted_pod_security_standard(job, container):
     }
     assert {volume for spec in pod["volumes"] for volume in spec} <= {"name", "emptyDir", "secret"}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+
+
+def test_the_pod_is_given_longer_than_a_revision_after_sigterm(job, container):
+    [grace] = [env["value"] for env in container["env"] if env["name"] == "ALEMBIC_JOB_STOP_GRACE"]
+    patience_s = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert duration(grace).total_seconds() + 20 <= patience_s  # for the server to undo what was cancelled
