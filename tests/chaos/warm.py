@@ -1,0 +1,186 @@
+"""A warm process: everything imported, so that a fork of it is a run of the program within milliseconds.
+
+Starting Python with Alembic and SQLAlchemy costs more CPU time than the run itself, and two cores could
+not start several runs at the same moment at all. What is forked here is the program as it is: its
+arguments, environment and directory, stdout and stderr, and ``main()`` of the console script.
+
+``python -m tests.chaos.warm`` reads what to start, a JSON object a line, and answers with process ids
+and, later, how they ended. It is a process of its own, and has one thread, so that forking is safe.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+_MODULES = (
+    "alembic_job",
+    "alembic_job.cli",
+    "alembic_job.flow",
+    "alembic.command",
+    "sqlalchemy.dialects.mysql.pymysql",
+    "sqlalchemy.dialects.sqlite.pysqlite",
+    "psycopg",
+    "pymysql",
+    "logging.config",
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """One run of the program: arguments, the whole environment, where to run, and files for its output."""
+
+    arguments: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    out: str
+    err: str
+
+
+def warm_up() -> None:
+    """Import what a run imports. The project's own files are not among it: each run loads them itself."""
+    for name in _MODULES:
+        importlib.import_module(name)
+    version = importlib.import_module("sqlalchemy").__version__
+    driver = "psycopg2" if version.startswith("1.") else "psycopg"
+    importlib.import_module(f"sqlalchemy.dialects.postgresql.{driver}")
+
+
+def become(start: Start) -> None:
+    """Be this run, in a process that was forked for it; never returns."""
+    code = 70  # EX_SOFTWARE: main() raised, which it must not
+    try:
+        os.setsid()
+        os.chdir(start.cwd)
+        os.environ.clear()
+        os.environ.update(start.env)
+        files = [
+            os.open(os.devnull, os.O_RDONLY),
+            os.open(start.out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            os.open(start.err, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        ]
+        for number, descriptor in enumerate(files):
+            os.dup2(descriptor, number)
+        os.closerange(3, 4096)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        sys.argv = ["alembic-job", *start.arguments]
+        code = importlib.import_module("alembic_job").main()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _serve() -> None:
+    warm_up()
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    reader, writer = os.pipe()
+    for descriptor in (reader, writer):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(writer)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def say(**fields: Any) -> None:
+        os.write(answers, json.dumps(fields).encode() + b"\n")
+
+    selector = selectors.DefaultSelector()
+    selector.register(0, selectors.EVENT_READ)
+    selector.register(reader, selectors.EVENT_READ)
+    rest = b""
+    say(ready=True)
+    while True:
+        for key, _ in selector.select():
+            data = os.read(key.fd, 1 << 16)
+            if key.fd == reader:
+                continue
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                pid = os.fork()
+                if pid == 0:
+                    become(Start(**json.loads(line)))
+                say(started=pid)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            say(ended=pid, code=os.waitstatus_to_exitcode(status))
+
+
+class Warm:
+    """The warm process, for whoever wants runs of it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.warm"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._told = threading.Condition()
+        self._pids: list[int] = []
+        self._codes: dict[int, int] = {}
+        assert self._process.stdout
+        if not self._process.stdout.readline():
+            raise RuntimeError("the warm process did not start")
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            said = json.loads(line)
+            with self._told:
+                if "started" in said:
+                    self._pids.append(said["started"])
+                else:
+                    self._codes[said["ended"]] = said["code"]
+                self._told.notify_all()
+
+    def start(self, start: Start) -> int:
+        """Start a run, and return its process id."""
+        assert self._process.stdin
+        with self._told:
+            self._process.stdin.write(json.dumps(asdict(start)).encode() + b"\n")
+            self._process.stdin.flush()
+            if not self._told.wait_for(lambda: self._pids, timeout=60):
+                raise RuntimeError("the warm process does not answer")
+            return self._pids.pop()
+
+    def code(self, pid: int) -> int | None:
+        """How a run ended: its code, negative for a signal; None while it runs."""
+        with self._told:
+            return self._codes.get(pid)
+
+    def close(self) -> None:
+        """End the warm process; what it started ends by itself."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+if __name__ == "__main__":
+    _serve()
