@@ -23,7 +23,7 @@ def upgrade(job: Job, targets: tuple[str, ...]) -> Result:
     for place, plan in zip(project.places, plans, strict=True):
         project.require_room(place, [revision.revision for revision in plan.pending])
 
-    with project.my_turn(project.arrived) as turn:
+    with project.my_turn(project.sound_and_arrived) as turn:
         if turn is None:  # another run did the work while we waited
             return Result("up_to_date")
         project.require_managed(turn)

@@ -303,6 +303,11 @@ class Project:
         """Whether a database at these rows holds its goal."""
         return self.history.holds(rows, place.goal)
 
+    def sound_and_arrived(self, place: Place, rows: Rows) -> bool:
+        """The same while waiting, where a newer image may take the database beyond this one. As ``require_sound``."""
+        self.require_sound(place)
+        return self.arrived(place, rows)
+
     # --- running ----------------------------------------------------------------------------------
 
     def _direct(self) -> Database | None:

@@ -40,6 +40,10 @@ class Ended:
     def raise_if_failed(self) -> None:
         """Raise what went wrong outside of any revision, as the contract names it."""
         if self.own is not None:
+            if isinstance(self.own, (RunnerError, Interrupted)):
+                raise self.own
+            if refusal := classified(getattr(self.own, "orig", None) or self.own):  # on env.py's connection
+                raise explained(refusal) from self.own
             raise self.own
         if isinstance(self.error, (RunnerError, Interrupted)):  # a signal while user code ran, say
             raise self.error

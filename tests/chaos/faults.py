@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -129,7 +130,7 @@ def _connections_full(race: Race, planned: Planned) -> bool | Ending:
 
     def empty() -> bool | None:
         late.look()
-        met = [event for event in late.events if str(event.get("code")) in ("1040", "53300")]
+        met = [event for event in late.events if _FULL.search(f"{event.get('code')} {event.get('error')}")]
         if not met and late.alive and not late.events[1:]:
             return None  # it has not come that far
         for connection in held:
@@ -208,6 +209,7 @@ ABOUT = {
     "file locked": "another process holds the write lock of the file, at times for longer than SQLite waits",
 }
 
+_FULL = re.compile("1040|53300|too many clients|connection slots are reserved")
 _HARMS = ("killed", "dropped", "reset", "frozen")
 _LASTS_S = {
     "program frozen": (0.3, 2.5),
@@ -232,7 +234,9 @@ def plan(chance: random.Random, dialect: str, number: int) -> list[Planned]:
         event = "revision_started" if place == 0 else chance.choice(_MOMENTS)
         lasts_s = chance.uniform(*_LASTS_S.get(kind, (0.0, 0.0)))
         followed = chance.random() < 0.6 and any(word in kind for word in _HARMS)
-        made = Planned(kind, event, chance.choice((1, 1, 2, 3)), chance.uniform(0, 0.3), lasts_s, chance.random(), followed)
+        made = Planned(
+            kind, event, chance.choice((1, 1, 2, 3)), chance.uniform(0, 0.3), lasts_s, chance.random(), followed
+        )
         if kind == "file locked" and chance.random() < 0.15:
             made = replace(made, lasts_s=6.0)  # SQLite waits for five
         planned.append(made)

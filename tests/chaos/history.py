@@ -13,7 +13,10 @@ from tests.job import Project, Revision, make_project
 
 SHAPES = ("table", "column", "data", "table and column")
 _ROWS = 3  # of each table or piece of data
-_PER_MIGRATION = ("target_metadata=target_metadata\n", "target_metadata=target_metadata, transaction_per_migration=True\n")
+_PER_MIGRATION = (
+    "target_metadata=target_metadata\n",
+    "target_metadata=target_metadata, transaction_per_migration=True\n",
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Step:
             "mariadb": f'op.execute("SELECT SLEEP({self.server_s:.3f})")',
             "postgresql": f'op.execute("SELECT pg_sleep({self.server_s:.3f})")',
         }.get(dialect, f"time.sleep({self.server_s:.3f})")
-        mark = "op.execute(f\"INSERT INTO marks (number, token) VALUES (" + str(n) + ", '{token}')\")"
+        mark = 'op.execute(f"INSERT INTO marks (number, token) VALUES (' + str(n) + ", '{token}')\")"
         body = []
         if n == 1:
             body += ['op.create_table("marks", sa.Column("number", sa.Integer), sa.Column("token", sa.String(32)))']
@@ -148,7 +151,11 @@ class Found:
 def look(database: Database, steps: Sequence[Step]) -> Found:
     """Read the database, as its own user."""
     tables = database.tables()
-    versions = [row for (row,) in database.query("SELECT version_num FROM alembic_version")] if "alembic_version" in tables else []
+    versions = (
+        [row for (row,) in database.query("SELECT version_num FROM alembic_version")]
+        if "alembic_version" in tables
+        else []
+    )
     marked = database.query("SELECT number, token FROM marks") if "marks" in tables else []
     made = database.query("SELECT made_by, count(*) FROM t1 GROUP BY made_by") if "t1" in tables else []
     rows = {int(number): int(count) for number, count in made}

@@ -19,7 +19,7 @@ import uuid
 
 
 @contextlib.contextmanager
-def execution(bind, revision):  # noqa: ANN001, ANN201  plain enough for every Python that Alembic runs on
+def execution(bind, revision):
     """Around the body of ``upgrade()``; gives the token of this execution."""
     token = uuid.uuid4().hex[:12]
     session = _session(bind)
@@ -36,7 +36,7 @@ def execution(bind, revision):  # noqa: ANN001, ANN201  plain enough for every P
     _write(what="end", token=token)
 
 
-def _write(**fields):  # noqa: ANN003, ANN202
+def _write(**fields):
     descriptor = os.open(os.environ["CHAOS_RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, json.dumps({"at": time.monotonic(), **fields}).encode() + b"\n")
@@ -44,19 +44,23 @@ def _write(**fields):  # noqa: ANN003, ANN202
         os.close(descriptor)
 
 
-def _boot():  # noqa: ANN202
+def _boot():
     """How often the server was started: its session numbers begin again each time."""
     with open(os.environ["CHAOS_BOOT"]) as file:  # noqa: PTH123
         return int(file.read())
 
 
-def _session(bind):  # noqa: ANN001, ANN202
-    ask = {"mysql": "SELECT CONNECTION_ID()", "mariadb": "SELECT CONNECTION_ID()", "postgresql": "SELECT pg_backend_pid()"}
+def _session(bind):
+    ask = {
+        "mysql": "SELECT CONNECTION_ID()",
+        "mariadb": "SELECT CONNECTION_ID()",
+        "postgresql": "SELECT pg_backend_pid()",
+    }
     sql = ask.get(bind.dialect.name)
     return int(bind.exec_driver_sql(sql).scalar()) if sql else None
 
 
-def _others(token):  # noqa: ANN001, ANN202
+def _others(token):
     """Executions that have begun and not ended: whether the process lives, and what the session does."""
     begun = {}
     with open(os.environ["CHAOS_RECORD"]) as file:  # noqa: PTH123
@@ -80,7 +84,7 @@ def _others(token):  # noqa: ANN001, ANN202
     ]
 
 
-def _alive(pid):  # noqa: ANN001, ANN202
+def _alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
@@ -88,19 +92,19 @@ def _alive(pid):  # noqa: ANN001, ANN202
         return False
 
 
-def _sessions():  # noqa: ANN202
+def _sessions():
     """What each session of the server does: ``executing`` or ``idle``. On SQLite a session is its process."""
     admin = json.loads(os.environ["CHAOS_ADMIN"])
     if not admin:
         return {None: "idle"}
     try:
         if admin.pop("dialect") == "mariadb":
-            import pymysql  # noqa: PLC0415
+            import pymysql
 
             connection = pymysql.connect(**admin, ssl_disabled=True, autocommit=True, connect_timeout=5)
             sql = "SELECT id, command <> 'Sleep' FROM information_schema.processlist"
         else:
-            import psycopg  # noqa: PLC0415
+            import psycopg
 
             connection = psycopg.connect(**admin, autocommit=True, connect_timeout=5)
             sql = "SELECT pid, coalesce(state = 'active', true) FROM pg_stat_activity WHERE backend_type = 'client backend'"

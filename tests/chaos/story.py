@@ -319,7 +319,9 @@ class Suite:
             outcome.folder = self.keep / f"{self.dialect}-{self.seed}-{number}"
             shutil.rmtree(outcome.folder, ignore_errors=True)
             shutil.copytree(folder, outcome.folder)
-            (outcome.folder / "plan").write_text("\n".join([*map(str, planned), *map(str, steps), *map(str, ended), str(found)]))
+            (outcome.folder / "plan").write_text(
+                "\n".join([*map(str, planned), *map(str, steps), *map(str, ended), str(found)])
+            )
         shutil.rmtree(folder, ignore_errors=True)
         return outcome
 
