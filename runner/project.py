@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from alembic.config import Config
 from alembic.runtime.migration import RevisionStep
@@ -39,12 +40,13 @@ from .model import Plan, Revision, Rows, State
 from .place import Place
 from .recording import Recording
 from .retrying import Retries
-from .seam import Environment, Looked, Seen
+from .seam import Environment, Seen
 from .settings import url_problem
 from .wait import patiently
 from .watching import Watch
 
 Turn = Mapping[Place, Held]
+T = TypeVar("T")
 
 
 class Project:
@@ -129,9 +131,17 @@ class Project:
         for place in self.places:
             if place.database and place.database is not job.database:
                 job.wait_for(place.database, writable=self._writes)
-        with job.stop.at_once():
-            for place in self.places:
-                self._read(place)
+        for place in self.places:
+            self._patiently(functools.partial(self._read, place))
+
+    def _patiently(self, look: Callable[[], T]) -> T:
+        """A look, tried as long as a login is: others may have taken all connections since the last one."""
+
+        def attempt(_: float) -> T:
+            with self.job.stop.at_once():
+                return look()
+
+        return patiently(attempt, _may_pass, self.job.patience, stop=self.job.stop, emit=self.job.emit)
 
     def _place(self, seen: Seen | None, database: Database | None, section: str | None) -> Place:
         def look() -> Rows:
@@ -142,21 +152,15 @@ class Project:
         return Place(seen, database, section=section, look=look, emit=self.job.emit, saw=self.job.channel.saw)
 
     def _look(self, target: str) -> Sequence[Seen]:
-        job = self.job
-
-        def attempt(_: float) -> Looked:
-            with job.stop.at_once():
-                return self.environment.look(target)
-
         try:
-            looked = patiently(attempt, _may_pass, job.patience, stop=job.stop, emit=job.emit)
+            looked = self._patiently(lambda: self.environment.look(target))
         except ConfigInvalid as error:
-            mistake = None if job.given() else url_mistake(self.config())
+            mistake = None if self.job.given() else url_mistake(self.config())
             if mistake and _speaks_of(mistake.url, error.__cause__):
                 raise mistake.error from error.__cause__
             raise
         if looked.late:
-            job.channel.output("warning", __name__, f"In a look, which runs no revision: {looked.late}")
+            self.job.channel.output("warning", __name__, f"In a look, which runs no revision: {looked.late}")
         self._history = looked.history
         return looked.seen
 
@@ -187,8 +191,7 @@ class Project:
         database = self.job.database
         identity = ""
         if database.dialect.is_there(database.url):
-            with self.job.stop.at_once(), database.session() as session:
-                identity = session.identity()
+            identity = self._patiently(functools.partial(_identity, database))
         same = [
             identity == one.identity and database.dialect is DIALECTS[one.url.dialect] and bool(identity)
             for one in seen
@@ -395,6 +398,11 @@ class Project:
             f"env.py ended without an error, but {place.name} is at {listed(place.rows)} and does not hold"
             f" {listed(tuple(goal), 'the base')}."
         )
+
+
+def _identity(database: Database) -> str:
+    with database.session() as session:
+        return session.identity()
 
 
 def _sections(seen: Sequence[Seen]) -> list[str | None]:

@@ -72,7 +72,7 @@ def _run(suite: Suite, numbers: list[int], lanes: int) -> bool:
 
 
 def _tell(suite: Suite, outcome: Outcome) -> None:
-    codes = ", ".join(f"{code} ×{count}" for code, count in sorted(outcome.codes.items()))
+    codes = ", ".join(f"{code} ({count})" for code, count in sorted(outcome.codes.items()))
     half = f"; half done: {', '.join(outcome.verdict.half_done)}" if outcome.verdict.half_done else ""
     happened = ", ".join(kind for kind, count in outcome.fired.items() if count) or "no fault"
     print(f"round {outcome.number}: {outcome.seconds:.1f} s; {happened}; ended with {codes}{half}", flush=True)

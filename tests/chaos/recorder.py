@@ -107,7 +107,7 @@ def _sessions():
             import psycopg
 
             connection = psycopg.connect(**admin, autocommit=True, connect_timeout=5)
-            sql = "SELECT pid, coalesce(state = 'active', true) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            sql = "SELECT pid, state IS NULL OR state = 'active' FROM pg_stat_activity"
         with contextlib.closing(connection), contextlib.closing(connection.cursor()) as cursor:
             cursor.execute(sql)
             return {int(number): "executing" if busy else "idle" for number, busy in cursor.fetchall()}

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import tempfile
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from tests.chaos.faults import FAULTS, Planned
 from tests.chaos.proxy import Proxy
 from tests.chaos.runs import Run, Runs, record
 from tests.chaos.warm import Warm
-from tests.databases import DRIVERS, PASSWORD, Database, Login, sqlite_database
+from tests.databases import DRIVERS, PASSWORD, Database, Login, Server, sqlite_database
 from tests.servers import PrivateServer, private_server
 
 RACE_S, FINISH_S, FREE_S = 30.0, 60.0, 10.0
@@ -54,7 +55,7 @@ class Lane:
             return cls(dialect, Warm())
         settings, port = dict(_SETTINGS[dialect]), None
         if dialect == "mariadb":
-            with contextlib.closing(__import__("socket").create_server(("127.0.0.1", 0))) as probe:
+            with socket.create_server(("127.0.0.1", 0)) as probe:
                 port = probe.getsockname()[1]
             settings["extra_port"] = port  # for whom there is room when there is none
         server = private_server(dialect, **settings)
@@ -78,10 +79,7 @@ class Lane:
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """As the administrator, also when there is no room for others."""
         assert self.admin
-        with contextlib.closing(self.admin.connect(self.dialect)) as connection:
-            with contextlib.closing(connection.cursor()) as cursor:
-                cursor.execute(sql)
-                return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+        return Server(self.dialect, self.admin).query(sql)
 
 
 @dataclass
@@ -110,7 +108,10 @@ class Race:
         self._boot = folder / "boot"
         self._note_boot()
         self.runs = Runs(lane.warm, folder, self._env(folder))
+        self.fired: Counter[str] = Counter()
         self._seen: Counter[str] = Counter()
+        self._starting: list[float] = []
+        self._ending: list[tuple[float, Planned, faults.Ending]] = []
 
     def _env(self, folder: Path) -> dict[str, str]:
         admin: dict[str, object] = {}
@@ -206,47 +207,49 @@ class Race:
 
     def run(self, starts: list[float], planned: list[Planned]) -> Counter[str]:
         """Start the runs, let the faults happen; which of them really did. Afterwards, none is left on."""
-        fired: Counter[str] = Counter()
         began = time.monotonic()
-        due = [(began + at, index) for index, at in enumerate(starts)]
-        waiting: list[tuple[Planned, float | None]] = [
-            (one, began + one.delay_s if one.event == "start" else None) for one in planned
-        ]
-        ending: list[tuple[float, Planned, faults.Ending]] = []
-        follow: list[float] = []
+        self._starting = [began + at for at in starts]
+        waiting = [(one, began + one.delay_s if one.event == "start" else None) for one in planned]
         while time.monotonic() < began + RACE_S:
             now = time.monotonic()
-            while due and due[0][0] <= now:
-                due.pop(0)
-                self.start("usual")
-            while follow and follow[0] <= now:
-                follow.pop(0)
-                self.start("usual")
+            self._start_who_is_due(now)
             for _, event in self.runs.look():
                 self._seen[event["event"]] += 1
             waiting = [self._timed(one, at, now) for one, at in waiting]
-            for one, at in list(waiting):
-                if at is not None and at <= now and (done := self._begin(one)):
-                    waiting.remove((one, at))
-                    if one.followed:
-                        follow.append(now + 0.1 * one.draw)
-                    if done is True:
-                        fired[one.kind] += 1
-                    else:
-                        ending.append((now + one.lasts_s, one, done))
-            for at, one, end in list(ending):
-                if at <= now and (happened := end()) is not None:
-                    ending.remove((at, one, end))
-                    fired[one.kind] += happened
-            if not due and not follow and not ending and not self.runs.alive:
+            waiting = [(one, at) for one, at in waiting if not self._begun(one, at, now)]
+            self._end_whose_time_is_over(now)
+            if not self._starting and not self._ending and not self.runs.alive:
                 break
             time.sleep(_TICK_S)
-        for _, one, end in ending:
-            fired[one.kind] += end() is True
-        return fired
+        for _, one, end in self._ending:
+            self.fired[one.kind] += end() is True
+        return self.fired
+
+    def _start_who_is_due(self, now: float) -> None:
+        for at in [at for at in self._starting if at <= now]:
+            self._starting.remove(at)
+            self.start("usual")
 
     def _timed(self, one: Planned, at: float | None, now: float) -> tuple[Planned, float | None]:
         return one, now + one.delay_s if at is None and self._seen[one.event] >= one.nth else at
+
+    def _begun(self, one: Planned, at: float | None, now: float) -> bool:
+        done = at is not None and at <= now and self._begin(one)
+        if not done:
+            return False  # tried again at the next tick
+        if one.followed:
+            self._starting.append(now + 0.1 * one.draw)
+        if done is True:
+            self.fired[one.kind] += 1
+        else:
+            self._ending.append((now + one.lasts_s, one, done))
+        return True
+
+    def _end_whose_time_is_over(self, now: float) -> None:
+        for at, one, end in list(self._ending):
+            if at <= now and (happened := end()) is not None:
+                self._ending.remove((at, one, end))
+                self.fired[one.kind] += happened
 
     def _begin(self, one: Planned) -> bool | faults.Ending:
         try:
@@ -319,9 +322,8 @@ class Suite:
             outcome.folder = self.keep / f"{self.dialect}-{self.seed}-{number}"
             shutil.rmtree(outcome.folder, ignore_errors=True)
             shutil.copytree(folder, outcome.folder)
-            (outcome.folder / "plan").write_text(
-                "\n".join([*map(str, planned), *map(str, steps), *map(str, ended), str(found)])
-            )
+            story = [*planned, *steps, *ended, found]
+            (outcome.folder / "plan").write_text("\n".join(map(str, story)))
         shutil.rmtree(folder, ignore_errors=True)
         return outcome
 
