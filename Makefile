@@ -1,6 +1,7 @@
 # make test: everything that must hold. make unit: seconds, no database. make demo: see it run.
 # make matrix: a telling part of the suite with each pair of tests/matrix.txt.
 # make real: projects that others wrote, against docs/real-projects.md. make real-docs writes that page.
+# make chaos: runs race and are harmed; at any length. make fleet: 300 waiting runs. See docs/chaos.md.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -26,7 +27,12 @@ PAIRS ?= $(shell sed -n 's/^\([0-9][^ ]*\) \([0-9][^ ]*\)$$/\1+\2/p' tests/matri
 MATRIX_TESTS := tests/acceptance/test_kinds.py tests/integration/test_truth.py \
 	-k '(test_kinds and sqlite and not besides) or (test_truth and mariadb and template)'
 
-.PHONY: test lint unit demo matrix real real-docs venvs clean
+# make chaos without a DATABASE: 20 rounds on each, nothing written.
+ROUNDS ?= 20
+SEED ?= 1
+DATABASE ?=
+
+.PHONY: test lint unit demo matrix real real-docs chaos fleet venvs clean
 
 test: lint venvs
 	@echo "== newest: $$(.venv/bin/python --version)"
@@ -64,10 +70,23 @@ real-docs: .venv/made
 	REAL_PAIRS=3 .venv/bin/python -m pytest tests/real
 	.venv/bin/python -m tests.real.table --write
 
+chaos: .venv/made
+ifeq ($(DATABASE),)
+	@for database in mariadb postgresql sqlite; do \
+		echo "== $$database"; \
+		.venv/bin/python -m tests.chaos --database "$$database" --rounds "$(ROUNDS)" --seed "$(SEED)" || exit 1; \
+	done
+else
+	.venv/bin/python -m tests.chaos --database "$(DATABASE)" --rounds "$(ROUNDS)" --seed "$(SEED)" --markdown docs/chaos.md
+endif
+
+fleet: .venv/made
+	.venv/bin/python -m tests.chaos.fleet --markdown docs/chaos.md
+
 venvs: .venv/made .venv-oldest/made
 
 clean:
-	rm -rf .venv .venv-oldest .venv-matrix .venv-real .venv-demo .demo .servers build dist
+	rm -rf .venv .venv-oldest .venv-matrix .venv-real .venv-demo .demo .servers .chaos build dist
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.chaos.faults import ABOUT, FAULTS
+from tests.chaos.page import paste
 from tests.chaos.story import Lane, Outcome, Suite
 from tests.chaos.verdict import INVARIANTS
 
@@ -34,7 +35,7 @@ def main() -> int:
     text = tables(suite, time.monotonic() - began)
     print(text)
     if options.markdown:
-        _paste(options.markdown, suite.dialect, text)
+        paste(options.markdown, suite.dialect, text)
     never = [] if options.only is not None else [kind for kind in FAULTS[suite.dialect] if not _fired(suite)[kind]]
     for kind in never:
         print(f"'{kind}' never happened.")
@@ -111,16 +112,6 @@ def tables(suite: Suite, seconds: float) -> str:
         ),
     ]
     return "\n".join(lines)
-
-
-def _paste(page: Path, dialect: str, text: str) -> None:
-    """Replace what stands between the marks of this dialect."""
-    begin, end = f"<!-- {dialect} -->", f"<!-- /{dialect} -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, also_found, after = rest.partition(end)
-    if not found or not also_found:
-        raise SystemExit(f"{page} has no place for this: {begin} … {end}")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.page import paste
 from tests.chaos.warm import Start, become, warm_up
 from tests.databases import Server
 from tests.job import Revision, make_project
@@ -243,9 +244,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--max-connections", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=10.0, help="how long all of them wait together")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", type=Path, help="put the figures into this page")
     options = parser.parse_args(arguments)
     figures = sail(options.waiters, options.max_connections, options.seconds)
     print(json.dumps(asdict(figures)) if options.json else figures)
+    if options.markdown:
+        paste(options.markdown, "fleet", str(figures))
     for problem in figures.problems:
         print(f"PROBLEM: {problem}", file=sys.stderr)
     return 1 if figures.problems else 0

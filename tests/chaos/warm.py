@@ -27,7 +27,11 @@ ROOT = Path(__file__).parents[2]
 _MODULES = (
     "alembic_job",
     "alembic_job.cli",
+    "alembic_job.authoring",
+    "alembic_job.doctor",
+    "alembic_job.drift",
     "alembic_job.flow",
+    "alembic_job.looking",
     "alembic.command",
     "sqlalchemy.dialects.mysql.pymysql",
     "sqlalchemy.dialects.sqlite.pysqlite",
