@@ -233,7 +233,8 @@ def plan(chance: random.Random, dialect: str, number: int) -> list[Planned]:
     for place, kind in enumerate(wanted):
         event = "revision_started" if place == 0 else chance.choice(_MOMENTS)
         lasts_s = chance.uniform(*_LASTS_S.get(kind, (0.0, 0.0)))
-        followed = chance.random() < 0.6 and any(word in kind for word in _HARMS)
+        # Who has lost its lock goes on for a moment: it takes another run to see what comes of that.
+        followed = chance.random() < (0.9 if kind == "lock session killed" else 0.6) and any(h in kind for h in _HARMS)
         made = Planned(
             kind, event, chance.choice((1, 1, 2, 3)), chance.uniform(0, 0.3), lasts_s, chance.random(), followed
         )

@@ -104,9 +104,11 @@ class Images:
 def draw(chance: random.Random) -> tuple[list[Step], bool]:
     """Four to six revisions, and one more for the newer image; and whether each has a transaction of its own."""
     steps = []
-    for number in range(1, chance.randint(4, 6) + 2):
-        whole_s = chance.uniform(0.05, 0.5)
-        server_s = whole_s * chance.random()
+    count = chance.randint(4, 6) + 1
+    long = chance.randint(1, count - 1) if chance.random() < 0.4 else 0  # of whose middle there is enough to be hit
+    for number in range(1, count + 1):
+        whole_s = chance.uniform(1.0, 1.5) if number == long else chance.uniform(0.05, 0.5)
+        server_s = whole_s * (0.9 if number == long else chance.random())
         steps.append(
             Step(
                 number,

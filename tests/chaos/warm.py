@@ -109,20 +109,23 @@ def _serve() -> None:
     selector = selectors.DefaultSelector()
     selector.register(0, selectors.EVENT_READ)
     selector.register(reader, selectors.EVENT_READ)
-    rest = b""
+    rest, running = b"", set[int]()
     say(ready=True)
     while True:
         for key, _ in selector.select():
             data = os.read(key.fd, 1 << 16)
             if key.fd == reader:
                 continue
-            if not data:
+            if not data:  # whoever wanted the runs is gone; one that is frozen would stay for ever
+                for pid in running:
+                    os.kill(pid, signal.SIGKILL)
                 return
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 pid = os.fork()
                 if pid == 0:
                     become(Start(**json.loads(line)))
+                running.add(pid)
                 say(started=pid)
         while True:
             try:
@@ -131,6 +134,7 @@ def _serve() -> None:
                 break
             if not pid:
                 break
+            running.discard(pid)
             say(ended=pid, code=os.waitstatus_to_exitcode(status))
 
 
@@ -180,7 +184,7 @@ class Warm:
             return self._codes.get(pid)
 
     def close(self) -> None:
-        """End the warm process; what it started ends by itself."""
+        """End the warm process, and what it started."""
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(10)
