@@ -28,7 +28,7 @@ from .history import History, located
 from .model import Rows
 from .place import Place
 from .recording import Flight, Recording, Statement
-from .seam import Environment, Reached
+from .seam import Ended, Environment, Reached
 from .watching import Watch
 
 StepsFrom = Callable[[Place, History, Rows], Sequence[MigrationStep]]
@@ -52,9 +52,11 @@ def apply(
     *,
     target: str,
     watch: Watch,
+    connecting: Callable[[Callable[[], Ended]], Ended],
 ) -> None:
     """Run the steps through ``env.py``, and read back what the databases hold afterwards.
 
+    ``connecting`` calls again while ``env.py`` cannot connect, because others have all connections, say.
     Raises what the contract calls it when a revision failed, env.py did, or a signal came.
     """
     known = {place.seen.where: place for place in recordings if place.seen}
@@ -78,8 +80,14 @@ def apply(
             yield step
             recording.end()
 
-    try:
+    def run() -> Ended:
         ended = environment.run(steps, arriving=arriving, destination_rev=target)
+        if not ended.reached and not ended.own:  # so nothing has begun
+            ended.raise_if_failed()
+        return ended
+
+    try:
+        ended = connecting(run)
     finally:
         for recording in recordings.values():
             recording.detach()

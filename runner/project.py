@@ -137,11 +137,15 @@ class Project:
     def _patiently(self, look: Callable[[], T]) -> T:
         """A look, tried as long as a login is: others may have taken all connections since the last one."""
 
-        def attempt(_: float) -> T:
+        def attempt() -> T:
             with self.job.stop.at_once():
                 return look()
 
-        return patiently(attempt, _may_pass, self.job.patience, stop=self.job.stop, emit=self.job.emit)
+        return self._connecting(attempt)
+
+    def _connecting(self, attempt: Callable[[], T]) -> T:
+        job = self.job
+        return patiently(lambda _: attempt(), _may_pass, job.patience, stop=job.stop, emit=job.emit)
 
     def _place(self, seen: Seen | None, database: Database | None, section: str | None) -> Place:
         def look() -> Rows:
@@ -387,7 +391,15 @@ class Project:
         }
         fence = Fence(turn, job.settings, started, job.owner)
         try:
-            apply(self.environment, recordings, steps_from, fence, target=" ".join(targets), watch=watch)
+            apply(
+                self.environment,
+                recordings,
+                steps_from,
+                fence,
+                target=" ".join(targets),
+                watch=watch,
+                connecting=self._connecting,
+            )
         finally:
             fence.open()
         return recordings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import sqlite3
@@ -125,7 +124,7 @@ def _server_killed(race: Race, planned: Planned) -> bool | Ending:
 def _connections_full(race: Race, planned: Planned) -> bool | Ending:
     if race.server_down:
         return False
-    held = race.fill()
+    let_go = race.fill()
     late = race.start("usual")  # it must meet what is done here
 
     def empty() -> bool | None:
@@ -133,9 +132,7 @@ def _connections_full(race: Race, planned: Planned) -> bool | Ending:
         met = [event for event in late.events if _FULL.search(f"{event.get('code')} {event.get('error')}")]
         if not met and late.alive and not late.events[1:]:
             return None  # it has not come that far
-        for connection in held:
-            with contextlib.suppress(Exception):
-                connection.close()
+        let_go()
         return bool(met)
 
     return empty

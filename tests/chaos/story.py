@@ -9,6 +9,7 @@ import random
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -109,6 +110,7 @@ class Race:
         self._note_boot()
         self.runs = Runs(lane.warm, folder, self._env(folder))
         self.fired: Counter[str] = Counter()
+        self.closing = contextlib.ExitStack()  # of what must not outlast the race
         self._seen: Counter[str] = Counter()
         self._starting: list[float] = []
         self._ending: list[tuple[float, Planned, faults.Ending]] = []
@@ -193,15 +195,34 @@ class Race:
         self.lane.server.start()
         self.server_down = False
 
-    def fill(self) -> list[Any]:
-        """Take connections as an ordinary user until there are no more."""
+    def fill(self) -> Callable[[], None]:
+        """Take every connection that an ordinary user can get, also those that become free; until called."""
         assert self.lane.server
         login = Login(self.lane.server.host, self.lane.server.port, _FILLER, PASSWORD)
-        held = []
-        with contextlib.suppress(Exception):
-            for _ in range(200):
-                held.append(login.connect(self.lane.dialect))
-        return held
+        held: list[Any] = []
+        full, over = threading.Event(), threading.Event()
+
+        def take() -> None:
+            while not over.is_set():
+                try:
+                    held.append(login.connect(self.lane.dialect))
+                except Exception:
+                    full.set()
+                    over.wait(0.005)
+            for connection in held:
+                with contextlib.suppress(Exception):
+                    connection.close()
+
+        taking = threading.Thread(target=take)
+        taking.start()
+        self.closing.callback(lambda: (over.set(), taking.join()))
+        full.wait(10)
+
+        def let_go() -> None:
+            over.set()
+            taking.join()
+
+        return let_go
 
     # --- the race ---------------------------------------------------------------------------------
 
@@ -223,6 +244,7 @@ class Race:
             time.sleep(_TICK_S)
         for _, one, end in self._ending:
             self.fired[one.kind] += end() is True
+        self.closing.close()
         return self.fired
 
     def _start_who_is_due(self, now: float) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
+import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +126,29 @@ def test_a_session_that_is_lost_before_the_first_revision_is_no_bug_of_ours(data
         vars(builtins).pop("runs_of_env_py", None)
     assert said.exit_code == 10, str(said)
     assert database.tables() == set()
+
+
+@pytest.mark.parametrize("dialect", SERVERS)
+def test_when_others_have_all_connections_env_py_gets_one_later_under_the_lock_too(
+    dialect: str, private_server: Callable[..., PrivateServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Found by the fleet, 50 waiters and room for 8: who had the lock ended with 10.
+    database = private_server(dialect, max_connections=10).new_database()
+    held: list[Any] = []
+
+    def take_all() -> None:
+        with contextlib.suppress(Exception):
+            while len(held) < 10:
+                held.append(database.connect())
+        threading.Timer(1, lambda: [one.close() for one in held]).start()
+
+    runs = itertools.count(1)  # the first time env.py is only looked at; the second time it migrates
+    monkeypatch.setattr("builtins.at_the_start", lambda: take_all() if next(runs) == 2 else None, raising=False)
+    project = project_with(tmp_path, FINE, "at_the_start()\n" + TEMPLATE)
+    said = story.upgrade(project, database)
+    assert 0 < len(held) < 10, "there was room for more"
+    assert said.exit_code == 0, str(said)
+    assert said.applied == ["r1", "r2", "r3", "r4"]
 
 
 @pytest.mark.parametrize(
