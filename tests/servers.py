@@ -100,7 +100,7 @@ class Runtime(ABC):
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self.login = Login("127.0.0.1", _free_port(), kind.admin, secrets.token_hex(8))
+        self.login = Login("127.0.0.1", free_port(), kind.admin, secrets.token_hex(8))
 
     @abstractmethod
     def launch(self, options: list[str]) -> None:
@@ -154,7 +154,7 @@ class Runtime(ABC):
                 return
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Find a port below the range that the system gives to clients: it stays free during a restart."""
     while True:
         port = random.randrange(20_000, 32_000)

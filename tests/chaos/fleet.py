@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import statistics
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from tests.chaos.warm import Start, become, warm_up
 from tests.databases import Server
 from tests.job import Revision, make_project
 from tests.processes import signal_tree
-from tests.servers import private_server
+from tests.servers import free_port, private_server
 
 LEAVE_S = 5.0  # the last one, after the winner
 START_S, END_S = 240.0, 60.0
@@ -132,8 +131,7 @@ class Fleet:
 def sail(waiters: int, max_connections: int, seconds: float) -> Figures:
     """Start them all, and watch."""
     warm_up()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        extra_port = probe.getsockname()[1]
+    extra_port = free_port()
     server = private_server("mariadb", max_connections=max_connections, extra_port=extra_port)
     folder = Path(tempfile.mkdtemp(prefix="fleet-"))
     fleet = Fleet(folder)

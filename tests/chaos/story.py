@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -26,7 +25,7 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.runs import Run, Runs, record
 from tests.chaos.warm import Warm
 from tests.databases import DRIVERS, PASSWORD, Database, Login, Server, sqlite_database
-from tests.servers import PrivateServer, private_server
+from tests.servers import PrivateServer, free_port, private_server
 
 RACE_S, FINISH_S, FREE_S = 30.0, 60.0, 10.0
 _TICK_S = 0.02
@@ -56,8 +55,7 @@ class Lane:
             return cls(dialect, Warm())
         settings, port = dict(_SETTINGS[dialect]), None
         if dialect == "mariadb":
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                port = probe.getsockname()[1]
+            port = free_port()
             settings["extra_port"] = port  # for whom there is room when there is none
         server = private_server(dialect, **settings)
         admin = replace(server.login, port=port or server.port)
