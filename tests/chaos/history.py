@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ class Found:
     """What is in the database: its version rows, and of each revision how much, and its marks."""
 
     versions: tuple[str, ...]
-    parts: dict[int, str]  # by number: "whole", "part" or "none"
+    parts: dict[int, str]  # by number: "whole", "part", "too much" or "none"
     marks: dict[int, tuple[str, ...]]  # tokens of the executions that left one
 
     @property
@@ -177,8 +178,14 @@ def look(database: Database, steps: Sequence[Step]) -> Found:
             there += ["column"] * (f"c{n}" in columns)
         wanted += ["row"] * step.rows + ["mark"]
         there += ["row"] * rows.get(n, 0) + ["mark"] * len(marks[n])
-        parts[n] = "none" if not there else "whole" if there == wanted else "part"
+        parts[n] = _how_much(Counter(there), Counter(wanted))
     return Found(tuple(versions), parts, marks)
+
+
+def _how_much(there: Counter[str], wanted: Counter[str]) -> str:
+    if not there:
+        return "none"
+    return "whole" if there == wanted else "too much" if there - wanted else "part"
 
 
 def _columns(database: Database) -> set[str]:
