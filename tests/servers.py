@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
@@ -210,7 +210,7 @@ class Local(Runtime):
         data = self._home / "data"
         secret = self._home / "secret"
         if self.kind.dialect == "mariadb":
-            secret.write_text(_FIRST_SQL.format(password=self.login.password))
+            secret.write_text(FIRST_SQL.format(password=self.login.password))
             command = [
                 f"{self._folder}/mariadb-install-db",
                 "--no-defaults",
@@ -256,6 +256,15 @@ class Local(Runtime):
             command = [f"{self._folder}/postgres", "-D", f"{self._home}/data", "-p", str(self.login.port)]
             command += ["-h", "127.0.0.1", "-k", "", "-c", f"external_pid_file={self._home}/pid"]
         self._process = self._popen(command + options)
+        self._note_pid(self._process.pid)
+
+    def _note_pid(self, pid: int) -> None:
+        """Tell the guard from the start: MariaDB writes this file only once it is ready."""
+        note = self._home / "note"
+        note.write_text(f"{pid}\n")
+        if self._user:
+            shutil.chown(note, self._user)
+        note.replace(self._home / "pid")
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -294,12 +303,13 @@ class Local(Runtime):
             # Nothing is worth an orderly shutdown; but PostgreSQL reaps its own processes in this one.
             self._process.send_signal(signal.SIGKILL if self.kind.dialect == "mariadb" else signal.SIGQUIT)
             self._process.wait(STOP_TIMEOUT_S)
-            (self._home / "pid").unlink(missing_ok=True)
+        if not self.alive():
+            (self._home / "pid").unlink(missing_ok=True)  # the number may be another's by now
         self._guard.release()
 
 
 # Nobody but the administrator, and him from everywhere. It runs at every start.
-_FIRST_SQL = """\
+FIRST_SQL = """\
 DROP USER IF EXISTS ''@'localhost', 'root'@'127.0.0.1', 'root'@'::1';
 CREATE USER IF NOT EXISTS 'root'@'%' IDENTIFIED BY '{password}';
 GRANT ALL PRIVILEGES ON *.* TO 'root'@'%' WITH GRANT OPTION;
@@ -409,9 +419,9 @@ class PrivateServer(Server):
 def private_server(dialect: str, **settings: object) -> PrivateServer:
     """Start a server with settings of its own, such as ``max_connections=5``. The caller discards it."""
     kind = KINDS[dialect]
-    folder = _find(kind)
-    if folder is None and _install(kind):
-        folder = _find(kind)
+    folder = find(kind)
+    if folder is None and install(lambda: find(kind), kind.package):
+        folder = find(kind)
     if folder is None and not _docker_answers():
         raise Unavailable(
             f"No {dialect} server for the tests. Either install the Debian package {kind.package}"
@@ -428,7 +438,7 @@ def private_server(dialect: str, **settings: object) -> PrivateServer:
     return server
 
 
-def _find(kind: Kind) -> Path | None:
+def find(kind: Kind) -> Path | None:
     """Return the folder of the newest installed server binaries."""
     onpath = shutil.which(kind.binary)
     if onpath:
@@ -441,16 +451,16 @@ def _version(path: Path) -> list[int]:
     return [int(part) for part in path.parts if part.isdigit()]
 
 
-def _install(kind: Kind) -> bool:
-    """Install the Debian package, if this is Debian and we are root."""
+def install(found: Callable[[], object], *packages: str) -> bool:
+    """Install Debian packages, if this is Debian and we are root; ``found`` tells whether another worker has."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return False
     with _install_lock(), _no_services():
-        if _find(kind):  # another worker was faster
+        if found():  # another worker was faster
             return True
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         options = ["-qq", "-o", "DPkg::Lock::Timeout=300"]
-        for command in (["update"], ["install", "-y", "--no-install-recommends", kind.package]):
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
             done = subprocess.run(
                 ["apt-get", *options, *command],
                 env=environment,
@@ -461,7 +471,7 @@ def _install(kind: Kind) -> bool:
                 check=False,
             )
             if done.returncode and command[0] == "install":
-                raise Unavailable(f"apt-get install {kind.package} failed:\n{done.stdout[-3000:]}")
+                raise Unavailable(f"apt-get install {' '.join(packages)} failed:\n{done.stdout[-3000:]}")
     return True
 
 
