@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,16 +132,17 @@ class Galera:
             node.query("SET STATEMENT wsrep_sync_wait = 1 FOR SELECT 1")
         return tuple(Database("mariadb", login.url(driver), login) for login in logins)
 
-    def drop_databases(self) -> None:
-        """Remove what ``new_database`` made."""
-        self.nodes[0].drop_databases()
-
 
 @dataclass(frozen=True)
 class PrivateGalera(Galera):
     """Three nodes for one test, to kill and to cut off."""
 
     nodes: tuple[PrivateServer, ...]
+
+    @property
+    def logins(self) -> tuple[Login, ...]:
+        """How the administrator gets in, for each node."""
+        return tuple(node.login for node in self.nodes)
 
     def cut_off(self, number: int) -> None:
         """Let this node reach no other one: without a majority it refuses to work."""
@@ -218,6 +219,7 @@ class Pooler:
             "pool_mode": pool_mode,
             "default_pool_size": pool_size,
             "max_client_conn": 1000,
+            "server_idle_timeout": 20,  # every test has a pool of its own, the server has room for a hundred
             **settings,
         }
         lines = ["[databases]", f"* = host={server.host} port={server.port}", "[pgbouncer]"]
@@ -291,21 +293,11 @@ class Pooler:
 
 
 class _Pooled(Login):
-    """A login through PgBouncer, which refuses ``options``."""
+    """A login through PgBouncer."""
 
-    def connect(self, dialect: str) -> Any:
-        import psycopg
-
-        return psycopg.connect(
-            host=self.host,
-            port=self.port,
-            user=self.user,
-            password=self.password,
-            dbname=self.name,
-            autocommit=True,
-            connect_timeout=10,
-            application_name="tests",
-        )
+    def connect(self, dialect: str, **options: Any) -> Any:
+        """Open a connection without the start-up parameter that PgBouncer refuses."""
+        return super().connect(dialect, **{"options": None, **options})
 
 
 def _pgbouncer() -> str:

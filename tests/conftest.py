@@ -11,7 +11,8 @@ import hypothesis
 import pytest
 
 from tests import job
-from tests.databases import AWKWARD_PASSWORD, Database, Server, sqlite_database
+from tests.clusters import Galera, Pooler, PrivateGalera, start_galera, start_pooler
+from tests.databases import AWKWARD_PASSWORD, Database, Login, Server, sqlite_database
 from tests.servers import KINDS, PrivateServer, SharedServers, Unavailable, ask
 from tests.servers import private_server as start_private_server
 
@@ -24,7 +25,7 @@ SHARED = pytest.StashKey[SharedServers]()
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        config.stash[SHARED] = SharedServers()
+        config.stash[SHARED] = SharedServers(galera=start_galera)
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist calls it, if it is there
@@ -47,12 +48,15 @@ def _had() -> Iterator[None]:
         raise failure from None
 
 
-def _shared(config: pytest.Config, dialect: str) -> Iterator[Server]:
+def _logins(config: pytest.Config, name: str) -> tuple[Login, ...]:
     with _had():
         if SHARED in config.stash:
-            login = config.stash[SHARED].login(dialect)
-        else:
-            login = ask(config.workerinput["servers"], dialect)  # type: ignore[attr-defined]
+            return config.stash[SHARED].logins(name)
+        return ask(config.workerinput["servers"], name)  # type: ignore[attr-defined]
+
+
+def _shared(config: pytest.Config, dialect: str) -> Iterator[Server]:
+    [login] = _logins(config, dialect)
     server = Server(dialect, login)
     yield server
     server.drop_databases()
@@ -83,6 +87,40 @@ def private_server() -> Iterator[Callable[..., PrivateServer]]:
     yield start
     for server in started:
         server.discard()
+
+
+@pytest.fixture(scope="session")
+def galera(pytestconfig: pytest.Config) -> Galera:
+    """The Galera cluster that all tests share; ``new_database()`` gives a database, once for each node."""
+    return Galera(tuple(Server("mariadb", login) for login in _logins(pytestconfig, "galera")))
+
+
+@pytest.fixture(scope="module")
+def private_galera() -> Iterator[PrivateGalera]:
+    """A Galera cluster for the tests of one file, to kill nodes and to cut them off. It takes 10 to 15 s to start."""
+    with _had():
+        cluster = start_galera()
+    yield cluster
+    cluster.discard()
+
+
+def _pooler(server: Server, pool_mode: str) -> Iterator[Pooler]:
+    with _had():
+        pooler = start_pooler(server, pool_mode)
+    yield pooler
+    pooler.discard()
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgresql_server: Server) -> Iterator[Pooler]:
+    """PgBouncer in transaction mode before the shared PostgreSQL: ``pgbouncer.through(database)``."""
+    yield from _pooler(postgresql_server, "transaction")
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_sessions(postgresql_server: Server) -> Iterator[Pooler]:
+    """The same in session mode."""
+    yield from _pooler(postgresql_server, "session")
 
 
 @pytest.fixture(params=["sqlite", "mariadb", "postgresql"])

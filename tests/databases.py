@@ -37,36 +37,45 @@ class Login:
         user, password = quote(self.user, safe=""), quote(self.password, safe="")
         return f"{driver}://{user}:{password}@{self.host}:{self.port}/{self.name}"
 
-    def connect(self, dialect: str) -> Any:
-        """Open a connection of the raw driver, in autocommit. A hung server fails the test in a minute."""
+    def connect(self, dialect: str, **options: Any) -> Any:
+        """Open a connection of the raw driver, in autocommit. A hung server fails the test in a minute.
+
+        ``options`` are the driver's own, and win.
+        """
         if dialect == "mariadb":
             import pymysql
 
+            mine: dict[str, Any] = {
+                "charset": "utf8mb4",
+                "autocommit": True,
+                "connect_timeout": 10,
+                "read_timeout": 60,
+                "write_timeout": 60,
+                "ssl_disabled": True,  # PyMySQL spends most of a login on loading certificates
+            }
             return pymysql.connect(
                 host=self.host,
                 port=self.port,
                 user=self.user,
                 password=self.password,
                 database=self.name or None,
-                charset="utf8mb4",
-                autocommit=True,
-                connect_timeout=10,
-                read_timeout=60,
-                write_timeout=60,
-                ssl_disabled=True,  # PyMySQL spends most of a login on loading certificates
+                **{**mine, **options},
             )
         import psycopg
 
+        mine = {
+            "autocommit": True,
+            "connect_timeout": 10,
+            "options": "-c statement_timeout=60s",
+            "application_name": "tests",
+        }
         return psycopg.connect(
             host=self.host,
             port=self.port,
             user=self.user,
             password=self.password,
             dbname=self.name or "postgres",
-            autocommit=True,
-            connect_timeout=10,
-            options="-c statement_timeout=60s",
-            application_name="tests",
+            **{**mine, **options},
         )
 
 

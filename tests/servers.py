@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from tests.databases import Login, Server
@@ -385,6 +386,11 @@ class PrivateServer(Server):
     runtime: Runtime = field(kw_only=True)
     settings: dict[str, object] = field(default_factory=dict, kw_only=True)
 
+    @property
+    def logins(self) -> tuple[Login, ...]:
+        """How the administrator gets in."""
+        return (self.login,)
+
     def start(self, **settings: object) -> None:
         """Start it (again), on the same port; ``settings`` are added to those of before."""
         self.settings = {**self.settings, **settings}
@@ -503,35 +509,47 @@ def _docker_answers() -> bool:
     return shutil.which("docker") is not None and _docker("info")[0] == 0
 
 
+class Shareable(Protocol):
+    """What ``SharedServers`` starts."""
+
+    @property
+    def logins(self) -> tuple[Login, ...]:
+        """How an administrator gets in: one login for each server."""
+
+    def discard(self) -> None:
+        """Stop it and remove its files."""
+
+
 class SharedServers:
-    """The one pair of servers of a test run, each started when a test first asks for it.
+    """The one pair of servers of a test run, each started when a test first asks for it; and ``others``.
 
     It lives in the process that outlives the workers of pytest-xdist, which ask over a socket.
     """
 
-    def __init__(self) -> None:
-        self._started: dict[str, PrivateServer] = {}
-        self._known: dict[str, Login | str] = {}
+    def __init__(self, **others: Callable[[], Shareable]) -> None:
+        self._others = others
+        self._started: dict[str, Shareable] = {}
+        self._known: dict[str, tuple[Login, ...] | str] = {}
         self._listener: Listener | None = None
 
-    def login(self, dialect: str) -> Login:
-        """Return the administrator's login, starting the server if need be."""
-        if dialect not in self._known:
-            self._known[dialect] = self._provide(dialect)
-        known = self._known[dialect]
+    def logins(self, name: str) -> tuple[Login, ...]:
+        """Return the administrator's logins for a dialect or one of the others, starting it if need be."""
+        if name not in self._known:
+            self._known[name] = self._provide(name)
+        known = self._known[name]
         if isinstance(known, str):
             raise Unavailable(known)
         return known
 
-    def _provide(self, dialect: str) -> Login | str:
-        given = os.environ.get(KINDS[dialect].variable)
+    def _provide(self, name: str) -> tuple[Login, ...] | str:
+        given = os.environ.get(KINDS[name].variable) if name in KINDS else None
         try:
             if given:
-                return _given(dialect, given)
-            self._started[dialect] = private_server(dialect)
+                return (_given(name, given),)
+            self._started[name] = private_server(name) if name in KINDS else self._others[name]()
         except Exception as error:
             return str(error)  # remembered: every test says it, none tries again
-        return self._started[dialect].login
+        return self._started[name].logins
 
     @property
     def address(self) -> str:
@@ -551,7 +569,7 @@ class SharedServers:
                     return  # closed
                 with asked:
                     try:
-                        asked.send(self.login(asked.recv()))
+                        asked.send(self.logins(asked.recv()))
                     except Unavailable as error:
                         asked.send(error)
 
@@ -563,12 +581,12 @@ class SharedServers:
             server.discard()
 
 
-def ask(address: str, dialect: str) -> Login:
+def ask(address: str, name: str) -> tuple[Login, ...]:
     """Ask the ``SharedServers`` of another process."""
     with Client(address, family="AF_UNIX") as connection:
-        connection.send(dialect)
+        connection.send(name)
         answer = connection.recv()
-    if isinstance(answer, Login):
+    if isinstance(answer, tuple):
         return answer
     raise answer
 
