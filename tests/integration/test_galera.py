@@ -15,6 +15,11 @@ Measured with MariaDB 10.11 and Galera 26.4, three nodes on one machine, each ra
   (``FOR UPDATE``) of 200 races the version moved after the one who took over had read it. Writing that row does: none.
 - ``INSERT`` of the same key: the loser gets 1062, seldom 1213; ``INSERT IGNORE``: 0 rows. DDL runs in the same order
   on all nodes, and ends an open transaction on its table, on every node, with 1213.
+- A long DDL holds up every commit on every node: a renewal sent meanwhile succeeds after it, with an expiry counted
+  from when it was sent. So the lease may be over by then: in 2 of 4 ``ALTER`` of 5 to 7 s, with a lease of 2 s,
+  a waiting takeover got it at the end of the ``ALTER`` (the renewals went to another node than the ``ALTER``).
+- A renewal on another node ends the transaction that wrote the lease row and is not committed yet (1213); one on the
+  same node waits for it.
 
 ``test_galera_faults`` has what happens when a node is lost.
 """
@@ -23,6 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -300,3 +306,27 @@ def test_ddl_ends_an_open_transaction_on_another_node(nodes: list[Node]) -> None
     nodes[0].run("ALTER TABLE version ADD COLUMN more INT")
     nodes[2].settled("SELECT more FROM version")
     assert nodes[1].error("COMMIT") == DEADLOCK
+
+
+def test_a_renewal_waits_for_a_long_ddl_anywhere_and_may_be_over_when_it_succeeds(nodes: list[Node]) -> None:
+    nodes[0].run("UPDATE lease SET owner = 'mine'")
+    nodes[0].run("CREATE TABLE big (id INT PRIMARY KEY, filler VARCHAR(200))")
+    nodes[0].run("INSERT INTO big SELECT seq, REPEAT('x', 200) FROM seq_1_to_200000")
+    for node in nodes:
+        node.settled("SELECT 1")
+    with ThreadPoolExecutor(1) as pool:
+        ddl = pool.submit(nodes[0].run, "ALTER TABLE big MODIFY filler VARCHAR(201) NOT NULL, ALGORITHM = COPY")
+        time.sleep(0.3)  # an ordinary user does not see it in the processlist of another node
+        assert nodes[1].run("UPDATE lease SET expires = NOW(6) + INTERVAL 100000 MICROSECOND") == 1
+        assert nodes[1].run("SELECT expires < NOW(6) FROM lease") == [(1,)]
+        ddl.result()
+
+
+def test_a_renewal_on_another_node_ends_an_open_transaction_that_wrote_the_lease_row(nodes: list[Node]) -> None:
+    nodes[0].run("UPDATE lease SET owner = 'mine'")
+    nodes[1].settled("SELECT 1")
+    nodes[0].run("BEGIN")
+    nodes[0].run(RENEW)
+    assert nodes[1].run(RENEW) == 1
+    nodes[2].settled("SELECT 1")
+    assert nodes[0].error("COMMIT") == DEADLOCK
