@@ -75,6 +75,7 @@ class SessionLock:
     name: str
     kind: str
     reason: str
+    fences: bool = True  # not on a session that is a pooler's: it would stay there
     _release: Callable[[], bool] | None = field(default=None, repr=False)
     _fenced: set[str] = field(default_factory=set, repr=False)  # the connections of this run that migrate
 
@@ -85,7 +86,7 @@ class SessionLock:
 
     @property
     def _fence(self) -> str | None:
-        return self.session.dialect.fence_name(self.name)
+        return self.session.dialect.fence_name(self.name) if self.fences else None
 
     def take(self) -> bool:
         """Take the first key, and give it back where a session still migrates."""

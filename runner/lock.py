@@ -199,7 +199,11 @@ def _lock(one: Contender, session: Session, settings: Settings, closing: ExitSta
                 f" {session.url.masked()}: another one.",
                 hint="Give a direct URL of the same database; nothing was changed.",
             )
-        session = direct
+        if settings.lock != "lease":
+            lock = SessionLock.of(direct)
+            lock.fences = session.dialect.no_session_locks(session.connection) is None
+            lock.reason = "ALEMBIC_JOB_LOCK_DATABASE_URL" + ("" if lock.fences else "; no fence behind a pooler")
+            return lock
     if settings.lock == "lease":
         if not session.dialect.LEASES:
             raise ConfigInvalid(

@@ -58,6 +58,8 @@ _TRANSIENT = _LOST | {
     1078,
     1079,  # shutdown complete
     1129,  # host blocked after many connection errors, until FLUSH HOSTS
+    1047,  # a Galera node that is not in the majority
+    1180,  # and what it says to a COMMIT that it could not agree upon
     1203,  # user has too many connections
     1226,  # user has exceeded a resource
     3032,  # offline mode
@@ -234,7 +236,13 @@ def server_version(connection: Any) -> str:
 def read_only(connection: Any) -> str | None:
     """A replica says ``read_only``. That a privileged user could write all the same makes it worse, not better."""
     row = _query(connection, "SELECT @@global.read_only, @@hostname")[0]
-    return f"{row[1]} has read_only set: it is a replica or in failover" if str(row[0]) not in ("0", "OFF") else None
+    if str(row[0]) not in ("0", "OFF"):
+        return f"{row[1]} has read_only set: it is a replica or in failover"
+    ready = _query(connection, "SHOW STATUS LIKE 'wsrep_ready'")  # logins and SELECT 1 work there all the same
+    wsrep = _query(connection, "SHOW VARIABLES LIKE 'wsrep_on'")
+    if ready and ready[0][1] == "OFF" and wsrep and wsrep[0][1] == "ON":
+        return f"{row[1]} is a Galera node without the majority of its cluster"
+    return None
 
 
 def _quoted(table: VersionTable) -> str:

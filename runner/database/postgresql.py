@@ -63,6 +63,7 @@ _MESSAGES: tuple[tuple[str, type[RunnerError]], ...] = (
     (r"certificate verify failed|root certificate file .* does not exist", PermissionDenied),
     (r"server certificate for .* does not match|could not read (?:root )?certificate", PermissionDenied),
     (r"session is read-only|hot standby mode|server is not in", DatabaseReadOnly),
+    (r"unsupported startup parameter", ConfigInvalid),  # of a pooler
     (r"bad value for|invalid (?:\w+ value|connection option|integer value|port number|URI)", ConfigInvalid),
 )
 _STATES: tuple[tuple[str, type[RunnerError]], ...] = (
