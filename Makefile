@@ -116,15 +116,10 @@ endef
 	@touch $@
 
 # uv makes all of them in the time that pip takes for one.
-.venv-matrix/uv/made:
-	$(call make_venv,$(PYTHON))
-	$(@D)/bin/python $(PIP_INSTALL) uv
-	@touch $@
-
-.venv-matrix/%/made: pyproject.toml tests/requirements.txt tests/matrix.txt | .venv-matrix/uv/made
+.venv-matrix/%/made: pyproject.toml tests/requirements.txt tests/matrix.txt | .venv/made
 	@echo "== making $(@D)"
-	@.venv-matrix/uv/bin/uv venv --quiet --clear --python $(PYTHON) $(@D)
-	@.venv-matrix/uv/bin/uv pip install --quiet --python $(@D)/bin/python -e '.[postgresql]' psycopg2-binary \
+	@.venv/bin/uv venv --quiet --clear --python $(PYTHON) $(@D)
+	@.venv/bin/uv pip install --quiet --python $(@D)/bin/python -e '.[postgresql]' psycopg2-binary \
 		-r tests/requirements.txt $(addprefix alembic==,$(firstword $(subst +, ,$*))) \
 		$(addprefix sqlalchemy==,$(lastword $(subst +, ,$*)))
 	@touch $@

@@ -234,7 +234,7 @@ class RevisionFailed(RunnerError):
     """A revision failed and nothing of it remains."""
 
     exit_code = ExitCode.REVISION_FAILED
-    hint = "Correct the revision and run again: nothing of it is in the database."
+    hint = "Correct the revision and run again: this run left nothing of it in the database."
 
 
 class RevisionPartial(RunnerError):
