@@ -173,7 +173,7 @@ def _failure(
     if invalid:
         said += f" Invalid index: {listed(list(invalid))}."
     unknown = flight.doubtful or (rows is None and dialect.DDL_COMMITS and bool(flight.changed))
-    blocked_by = statement.sent.blocked_by if statement and statement.sent else None
+    blocked_by = statement.sent.was_blocked_by if statement and statement.sent else None
     error: RunnerError | Interrupted
     if flight.durable or unknown:
         left = _numbers(flight) or "an unknown part"

@@ -27,7 +27,7 @@ _TICK_S = 0.1
 _AGAIN_S = 0.25
 _CONNECT_S = 2.0
 _UNREACHABLE_S = 3.0  # for so long the server is asked again before the connection is given up instead
-_BLOCKERS_S = 0.5
+_BLOCKERS_S = 0.5  # for so long a statement runs before somebody is looked for who is in its way; then ever less often
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class InFlight:
     emit: Emit
     started: float = field(default_factory=time.monotonic)
     cut: Reason | None = None
-    blocked_by: Blocker | None = None
+    blocked_by: Blocker | None = None  # now
+    was_blocked_by: Blocker | None = None  # when last anybody was in the way
     reported: int = 0  # heartbeats
     looked_at: float = field(default_factory=time.monotonic)
     failing_since: float | None = None
@@ -74,7 +75,7 @@ class Watch:
         self._timeout = settings.timeout
         self._statement_timeout = settings.statement_timeout
         self._heartbeat_s = settings.heartbeat.total_seconds()
-        self._blockers_s = min(_BLOCKERS_S, settings.ddl_lock_timeout.total_seconds() / 2)
+        self._blockers_s = min(_BLOCKERS_S, settings.ddl_lock_timeout.total_seconds() / 4)
         self._started = time.monotonic()
         self._now: InFlight | None = None
         self._cutting = threading.Lock()  # while held, the statement in flight stays there
@@ -204,7 +205,8 @@ class Watch:
     def _report(self, statement: InFlight, now: float) -> None:
         beat = int((now - statement.started) / self._heartbeat_s) > statement.reported
         percent = None
-        if statement.reachable and (beat or now - statement.looked_at >= self._blockers_s):
+        look_s = max(self._blockers_s, (now - statement.started) / 4)
+        if statement.reachable and (beat or now - statement.looked_at >= look_s):
             statement.looked_at = now
             with suppress(Exception):
                 percent = _ask(statement)
@@ -228,20 +230,21 @@ def _ask(statement: InFlight) -> float | None:
         dialect, ask = statement.dialect, session.ask
         ours = (*statement.ours, statement.session_id, dialect.session_id(ask) or 0)
         statement.blocked_by = dialect.blocker(ask, statement.session_id, ours)
+        statement.was_blocked_by = statement.blocked_by or statement.was_blocked_by
         return dialect.progress(ask, statement.session_id)
 
 
 def _cancelled(statement: InFlight) -> bool:
     """Cancel on the server, or in the driver where it can. False when the connection has to be given up instead."""
-    if statement.dialect.interrupt(statement.connection):
-        return True
     if not statement.reachable:
-        return False
+        return statement.dialect.interrupt(statement.connection)
     assert statement.database and statement.session_id is not None
     try:
         with statement.database.session(_CONNECT_S) as session:
             statement.dialect.cancel(session.ask, statement.session_id)
     except Exception:
+        if statement.dialect.interrupt(statement.connection):
+            return True
         now = time.monotonic()
         statement.failing_since = statement.failing_since or now
         return now - statement.failing_since < _UNREACHABLE_S

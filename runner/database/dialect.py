@@ -187,7 +187,7 @@ class Dialect(Protocol):
         """Cancel what that session executes now; the session stays."""
 
     def interrupt(self, connection: Any) -> bool:
-        """Cancel what this connection executes, from another thread; False where only the server can."""
+        """Cancel what this connection executes, from another thread; False where the driver cannot."""
 
     def limit_lock_wait(self, ask: Ask, seconds: float) -> bool:
         """Let this session's DDL give way after so long. False, and nothing done, where somebody set that already."""

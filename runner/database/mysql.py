@@ -450,7 +450,7 @@ def cancel(ask: Ask, session_id: int) -> None:
 
 
 def interrupt(connection: Any) -> bool:
-    """The server has to be asked."""
+    """No driver can; the server has to be asked."""
     return False
 
 

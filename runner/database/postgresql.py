@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -406,8 +407,13 @@ def cancel(ask: Ask, session_id: int) -> None:
 
 
 def interrupt(connection: Any) -> bool:
-    """The server has to be asked."""
-    return False
+    """As the protocol has it, which psycopg and psycopg2 can from any thread; it takes no login."""
+    own = getattr(connection, "driver_connection", connection)  # below SQLAlchemy's adapter
+    cancel = getattr(own, "cancel", None)
+    if cancel is None or inspect.iscoroutinefunction(cancel):
+        return False
+    cancel()
+    return True
 
 
 def limit_lock_wait(ask: Ask, seconds: float) -> bool:

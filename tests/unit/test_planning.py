@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from alembic.runtime.migration import HeadMaintainer
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionMap
@@ -145,3 +146,22 @@ def test_a_plan_made_again_in_the_middle_goes_on_with_the_rest(
     for count in range(len(steps)):
         rest = history.upgrade_steps(goal, after(steps[:count], current))
         assert sorted(ids(rest)) == sorted(ids(steps[count:]))
+
+
+@pytest.mark.parametrize(
+    ("target", "goal", "fixed"),
+    [
+        ("-2", ("r1",), "r1"),
+        ("-2", (), "base"),
+        ("books@-1", ("r3",), "r3"),
+        ("books@-1", (), "books@base"),
+        ("books@base", (), "books@base"),
+        ("r5-2", ("r3",), "r5-2"),
+        ("base", (), "base"),
+        ("r1", ("r1",), "r1"),
+    ],
+)
+def test_a_relative_downgrade_can_be_said_so_that_it_means_the_same_later(
+    target: str, goal: tuple[str, ...], fixed: str
+) -> None:
+    assert History.fixed(target, goal) == fixed

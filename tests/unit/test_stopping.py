@@ -6,12 +6,13 @@ import contextlib
 import mmap
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 from alembic_job.errors import Interrupted
-from alembic_job.stopping import SIGNALS, Stop
+from alembic_job.stopping import SIGNALS, Cut, Stop
 
 
 @pytest.fixture
@@ -119,3 +120,94 @@ def test_a_process_that_user_code_forked_dies_of_the_signal(stop: Stop) -> None:
         finally:
             os._exit(7)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+
+
+# --- cutting short ------------------------------------------------------------------------------------
+
+
+def test_a_second_signal_is_told_from_the_first(stop: Stop) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert (stop.requested, stop.insisted) == (signal.SIGTERM, False)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert (stop.requested, stop.insisted) == (signal.SIGTERM, True)
+
+
+def test_a_signal_that_another_thread_heard_first_is_counted_once(stop: Stop) -> None:
+    heard = []
+
+    def listens() -> None:  # as while the main thread is in a C call, and no handler runs
+        deadline = time.monotonic() + 5
+        while not heard and time.monotonic() < deadline:
+            if stop.hear(early=True):
+                heard.append(stop.requested)
+
+    thread = threading.Thread(target=listens)
+    thread.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    os.kill(os.getpid(), signal.SIGTERM)  # goes to the other thread, which runs no handler
+    thread.join()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    assert (heard, stop.requested, stop.insisted) == ([signal.SIGTERM], signal.SIGTERM, False)
+
+
+def cut_from_another_thread(stop: Stop, *, statements: bool = False) -> None:
+    thread = threading.Thread(target=stop.cut_short, args=[Cut("over")], kwargs={"statements": statements})
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("inside", "statements", "is_cut"),
+    [
+        ("our code", False, False),
+        ("our code", True, False),
+        ("their code", False, True),
+        ("their code", True, True),
+        ("a statement", False, False),
+        ("a statement", True, True),
+    ],
+)
+def test_only_a_revisions_code_is_cut_short(inside, statements: bool, is_cut: bool, stop: Stop) -> None:
+    cut = False
+    try:
+        stop.inside = inside
+        cut_from_another_thread(stop, statements=statements)
+        time.sleep(0)
+    except Cut:
+        cut = True
+    finally:
+        stop.inside = "our code"
+    assert cut == is_cut
+
+
+def test_a_message_is_sent_as_a_whole_though_the_revision_is_cut_short(stop: Stop) -> None:
+    sent = []
+    stop.inside = "their code"
+    with stop.later():
+        cut_from_another_thread(stop)
+        sent.append("the whole message")
+    assert (sent, stop.inside) == (["the whole message"], "their code")
+    stop.inside = "our code"
+
+
+def test_a_sleep_of_a_revision_is_cut_short(stop: Stop) -> None:
+    threading.Timer(0.05, stop.cut_short, [Cut("over")], {"statements": False}).start()
+    started = time.monotonic()
+    with pytest.raises(Cut):
+        try:
+            stop.inside = "their code"
+            time.sleep(60)
+        finally:
+            stop.inside = "our code"
+    assert time.monotonic() - started < 5
+
+
+def test_a_signal_to_a_process_that_user_code_forked_is_none_for_us(stop: Stop) -> None:
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(7)
+    time.sleep(0.05)
+    os.kill(child, signal.SIGTERM)
+    os.waitpid(child, 0)
+    assert (stop.hear(), stop.requested) == (False, None)
