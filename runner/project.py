@@ -373,6 +373,7 @@ class Project:
                         next_report_s = waited_s + heartbeat_s
                         busy.place.emit(waiting(busy.lock, busy.holder, waited_s))
                     pause(job.stop, limit_s - waited_s)
+                    watch.begin_again()
 
     def _run(
         self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str], started: float, watch: Watch

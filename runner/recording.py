@@ -117,7 +117,7 @@ class Recording:
         self._statement_sent = statement_sent
         self._watch = watch
         self._lock_wait_s = lock_wait_s
-        self._limited = False  # whether it was us who limited how long DDL waits
+        self._ask: Ask | None = None  # on the migrating connection
         self._autocommits = False
         self._migrating: Any = None  # the driver's connection
         self._session_id: int | None = None
@@ -178,14 +178,17 @@ class Recording:
 
     def _learn(self, connection: Any) -> None:
         """What is asked of the migrating session while nothing is in flight."""
-        ask = engines.ask(connection)
+        self._ask = ask = engines.ask(connection)
         self._migrating = driver = _driver_connection(connection.connection)
         self._session_id = self.dialect.session_id(ask)
+        if not self.dialect.keeps_session(driver, self._session_id):
+            self._session_id = None
         own = self.dialect.session_id(self._session.ask) if self._session else None
         self._ours = tuple(one for one in (self._session_id, own) if one is not None)
         self._invalid = frozenset(self.dialect.invalid_indexes(ask))
         self._autocommits = driver_autocommits(driver)
-        self._limited = not self._autocommits and self.dialect.limit_lock_wait(ask, self._lock_wait_s)
+        if not self.dialect.LIMIT_ENDS_WITH_TRANSACTION:
+            self.dialect.limit_lock_wait(ask, self._lock_wait_s)
 
     def detach(self) -> None:
         """Stop listening."""
@@ -217,6 +220,10 @@ class Recording:
 
     def begin(self, revision: Revision, step: MigrationStep, position: int, count: int) -> None:
         """A revision is about to be handed to Alembic."""
+        if self._ask and self.dialect.LIMIT_ENDS_WITH_TRANSACTION and not self._autocommits:
+            self.dialect.limit_lock_wait(
+                self._ask, self._lock_wait_s
+            )  # begins the transaction that Alembic goes on with
         self.flight = flight = Flight(revision, time.monotonic())
         run = step.migration_fn
 
@@ -340,10 +347,10 @@ class Recording:
             kind = "session"
         number = flight.count + 1 if kind not in ("read", "session") else None
         driver = _driver_connection(connection.connection)
-        if self._limited and self._is_migrating(connection) and driver_autocommits(driver) != self._autocommits:
+        if self._is_migrating(connection) and driver_autocommits(driver) != self._autocommits:
             self._autocommits = not self._autocommits
-            ask = _asking(connection.connection)
-            self.dialect.limit_in_autocommit(ask, self._lock_wait_s, inside=self._autocommits)
+            if self.dialect.LIMIT_ENDS_WITH_TRANSACTION and not self._autocommits:  # behind an autocommit block
+                self.dialect.limit_lock_wait(_asking(connection.connection), self._lock_wait_s)
         if kind in ("dml", "ddl", "commit") and (self.dialect.DDL_COMMITS or self._lasts(kind, driver)):
             self._say_sent()
         aborted = self.dialect.aborted(driver)

@@ -132,6 +132,10 @@ class Watch:
         if self.left_s <= 0:
             raise self._deadline().error(f"ALEMBIC_JOB_TIMEOUT ({shown(self._timeout)}) was over.", None, None)
 
+    def begin_again(self) -> None:
+        """Nothing was applied so far, but waited for."""
+        self._started = time.monotonic()
+
     @property
     def left_s(self) -> float:
         """Until ``TIMEOUT``."""

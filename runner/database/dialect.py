@@ -66,6 +66,7 @@ class Dialect(Protocol):
     NO_SCHEMA: tuple[str, ...]  # the codes for a table in a schema that is not there
     CLOCK: str  # the server's, in seconds, as SQL
     LEASES: bool  # whether a row can serve as a lock; without it, what only the lease asks is not there
+    LIMIT_ENDS_WITH_TRANSACTION: bool  # what limit_lock_wait sets, which is for the session elsewhere
     LOCK_KIND: str
     LOCK_REASON: str
     LOCKING_READ: str  # ends a SELECT that is to see what others committed; nothing where each does
@@ -183,17 +184,17 @@ class Dialect(Protocol):
     def session_id(self, ask: Ask) -> int | None:
         """The server's number of this session; None where there is no server."""
 
+    def keeps_session(self, connection: Any, session_id: int | None) -> bool:
+        """Whether this driver's connection has that session for good: behind a pooler it is soon another client's."""
+
     def cancel(self, ask: Ask, session_id: int) -> None:
         """Cancel what that session executes now; the session stays."""
 
     def interrupt(self, connection: Any) -> bool:
         """Cancel what this connection executes, from another thread; False where the driver cannot."""
 
-    def limit_lock_wait(self, ask: Ask, seconds: float) -> bool:
-        """Let this session's DDL give way after so long. False, and nothing done, where somebody set that already."""
-
-    def limit_in_autocommit(self, ask: Ask, seconds: float, *, inside: bool) -> None:
-        """What ``limit_lock_wait`` set is lifted inside an autocommit block, where that is needed; and set again."""
+    def limit_lock_wait(self, ask: Ask, seconds: float) -> None:
+        """Let this session's DDL give way after so long, unless somebody has set that already."""
 
     def gave_way(self, error: BaseException) -> bool:
         """Whether this is how a statement fails that could not get its lock, and may later."""

@@ -46,6 +46,7 @@ DDL_COMMITS = True
 NO_SCHEMA = ("1049",)
 LEASES = True
 CLOCK = "UNIX_TIMESTAMP(NOW(6))"
+LIMIT_ENDS_WITH_TRANSACTION = False
 DRIVER_HINT = "Install PyMySQL: pip install alembic-job."
 
 _LOST = {2006, 2013, 2055, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 4031}
@@ -444,6 +445,11 @@ def session_id(ask: Ask) -> int | None:
     return int(ask("SELECT CONNECTION_ID()")[0][0])
 
 
+def keeps_session(connection: Any, session_id: int | None) -> bool:
+    """A pooler answers CONNECTION_ID() and KILL by itself."""
+    return True
+
+
 def cancel(ask: Ask, session_id: int) -> None:
     """KILL QUERY: the statement fails with 1317. An idle session does not notice (measured on MariaDB 10.11)."""
     ask(f"KILL QUERY {session_id:d}")
@@ -454,20 +460,14 @@ def interrupt(connection: Any) -> bool:
     return False
 
 
-def limit_lock_wait(ask: Ask, seconds: float) -> bool:
+def limit_lock_wait(ask: Ask, seconds: float) -> None:
     """``lock_wait_timeout`` is of metadata locks, a day or a year by default; row locks have another one."""
     here, everywhere = (
         int(value) for value in ask("SELECT @@SESSION.lock_wait_timeout, @@GLOBAL.lock_wait_timeout")[0]
     )
     wanted = max(1, math.ceil(seconds))
-    if here != everywhere or here <= wanted:
-        return False
-    ask(f"SET SESSION lock_wait_timeout = {wanted}")
-    return True
-
-
-def limit_in_autocommit(ask: Ask, seconds: float, *, inside: bool) -> None:
-    """A statement that gave way leaves nothing here, inside or not."""
+    if here == everywhere and here > wanted:
+        ask(f"SET SESSION lock_wait_timeout = {wanted}")
 
 
 def gave_way(error: BaseException) -> bool:

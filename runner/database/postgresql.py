@@ -46,6 +46,7 @@ DDL_COMMITS = False
 NO_SCHEMA = ("3F000",)
 LEASES = True
 CLOCK = "extract(epoch FROM clock_timestamp())"
+LIMIT_ENDS_WITH_TRANSACTION = True
 DRIVER_HINT = "Install the extra: pip install 'alembic-job[postgresql]'."
 
 # The first that matches decides. Server messages are English unless lc_messages says otherwise:
@@ -401,6 +402,13 @@ def session_id(ask: Ask) -> int | None:
     return int(ask("SELECT pg_backend_pid()")[0][0])
 
 
+def keeps_session(connection: Any, session_id: int | None) -> bool:
+    """A pooler tells another process in the protocol than SQL does."""
+    own = getattr(connection, "driver_connection", connection)
+    told = getattr(getattr(own, "info", None), "backend_pid", None)
+    return told in (None, session_id)
+
+
 def cancel(ask: Ask, session_id: int) -> None:
     """The statement fails with 57014; an idle session does not notice."""
     ask(f"SELECT pg_cancel_backend({session_id:d})")
@@ -416,31 +424,15 @@ def interrupt(connection: Any) -> bool:
     return True
 
 
-def limit_lock_wait(ask: Ask, seconds: float) -> bool:
-    """``lock_timeout`` is 0, for ever, by default. One that the role, the URL or env.py set has another source."""
-    rows = ask("SELECT setting, source FROM pg_settings WHERE name = 'lock_timeout'")
-    setting, source = str(rows[0][0]), str(rows[0][1])
-    wanted = _milliseconds(seconds)
-    if source == "session" and setting == wanted:  # an earlier try of this run, on the same connection
-        return True
-    if setting != "0" or source not in ("default", "configuration file"):
-        return False
-    ask(f"SELECT set_config('lock_timeout', '{wanted}', false)")
-    return True
+def limit_lock_wait(ask: Ask, seconds: float) -> None:
+    """``lock_timeout`` is 0, for ever, by default. One that the role, the URL or env.py set has another source.
 
-
-def limit_in_autocommit(ask: Ask, seconds: float, *, inside: bool) -> None:
-    """Inside it is 0: CREATE INDEX CONCURRENTLY would leave an invalid index when it gives way."""
-    wanted = _milliseconds(seconds)
-    before, after = (wanted, "0") if inside else ("0", wanted)
+    For this transaction alone: behind a pooler the next one may be another client's.
+    """
     ask(
-        f"SELECT set_config(name, '{after}', false) FROM pg_settings"  # noqa: S608  numbers
-        f" WHERE name = 'lock_timeout' AND setting = '{before}'"
+        f"SELECT set_config(name, '{max(1, round(seconds * 1000))}', true) FROM pg_settings"  # noqa: S608  a number
+        " WHERE name = 'lock_timeout' AND setting = '0' AND source IN ('default', 'configuration file')"
     )
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(max(1, round(seconds * 1000)))
 
 
 def gave_way(error: BaseException) -> bool:

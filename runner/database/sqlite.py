@@ -24,6 +24,7 @@ LOCKING_READ = ""
 DDL_COMMITS = True
 NO_SCHEMA = ()
 LEASES = False  # a row in the file could not be renewed while the migration writes to it
+LIMIT_ENDS_WITH_TRANSACTION = False
 _DRIVERS_BUSY_TIMEOUT_MS = 5000
 DRIVER_HINT = "Use a Python with the sqlite3 module."
 
@@ -266,6 +267,11 @@ def session_id(ask: Ask) -> int | None:
     return None
 
 
+def keeps_session(connection: Any, session_id: int | None) -> bool:
+    """There is no server."""
+    return True
+
+
 def cancel(ask: Ask, session_id: int) -> None:
     """There is no server."""
 
@@ -280,16 +286,10 @@ def interrupt(connection: Any) -> bool:
     return True
 
 
-def limit_lock_wait(ask: Ask, seconds: float) -> bool:
+def limit_lock_wait(ask: Ask, seconds: float) -> None:
     """``busy_timeout``; another value than that of Python's driver is the project's own."""
-    if int(ask("PRAGMA busy_timeout")[0][0]) != _DRIVERS_BUSY_TIMEOUT_MS:
-        return False
-    ask(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
-    return True
-
-
-def limit_in_autocommit(ask: Ask, seconds: float, *, inside: bool) -> None:
-    """Inside or not is the same here."""
+    if int(ask("PRAGMA busy_timeout")[0][0]) == _DRIVERS_BUSY_TIMEOUT_MS:
+        ask(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
 
 
 def gave_way(error: BaseException) -> bool:

@@ -352,6 +352,16 @@ def test_what_role_or_url_set_is_left_alone(
 
 
 @POSTGRESQL
+def test_the_session_is_given_back_as_it_was(database: Database, tmp_path: Path, run_job: Run) -> None:
+    # A pooler hands it to the application next.
+    show = SHOWS.format(ASK["postgresql"])
+    after = show.replace("op.get_bind()", "connection").rstrip()
+    text = ENV_PY.format(arguments="", before="pass").rstrip() + f"\n    {after}\n"
+    project = make_project(tmp_path, [Revision("r1", None, show)], env=text)
+    assert shown(run_job("upgrade", cwd=project.path, env=environment(database)))[-2:] == ["1s", "0"]
+
+
+@POSTGRESQL
 def test_inside_an_autocommit_block_nothing_gives_way(database: Database, tmp_path: Path, run_job: Run) -> None:
     show = SHOWS.format(ASK["postgresql"])
     body = f"{show}with op.get_context().autocommit_block():\n    {show}{show}"
