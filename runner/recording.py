@@ -221,9 +221,8 @@ class Recording:
     def begin(self, revision: Revision, step: MigrationStep, position: int, count: int) -> None:
         """A revision is about to be handed to Alembic."""
         if self._ask and self.dialect.LIMIT_ENDS_WITH_TRANSACTION and not self._autocommits:
-            self.dialect.limit_lock_wait(
-                self._ask, self._lock_wait_s
-            )  # begins the transaction that Alembic goes on with
+            # Begins the transaction that Alembic goes on with.
+            self.dialect.limit_lock_wait(self._ask, self._lock_wait_s)
         self.flight = flight = Flight(revision, time.monotonic())
         run = step.migration_fn
 
