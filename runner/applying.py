@@ -21,11 +21,11 @@ from .errors import (
     TargetNotReached,
     WrongDatabase,
 )
-from .events import Blocker, Emit, TransactionRolledBack, listed, numbered, waits_for
+from .events import Emit, TransactionRolledBack, holder_fields, listed, numbered, waits_for
 from .events import RevisionFailed as RevisionFailedEvent
 from .fence import Fence
 from .history import History, located
-from .model import Rows
+from .model import Holder, Rows
 from .place import Place
 from .recording import Flight, Recording, Statement
 from .seam import Ended, Environment, Reached
@@ -37,7 +37,7 @@ StepsFrom = Callable[[Place, History, Rows], Sequence[MigrationStep]]
 class GaveWay(RevisionDeferred):
     """A revision that may be tried again, with the event for when it is not."""
 
-    def __init__(self, message: str, event: RevisionFailedEvent, blocked_by: Blocker | None, emit: Emit) -> None:
+    def __init__(self, message: str, event: RevisionFailedEvent, blocked_by: Holder | None, emit: Emit) -> None:
         super().__init__(message, hint=event.hint, code=event.code, revision=event.revision)
         self.event = event
         self.blocked_by = blocked_by
@@ -186,7 +186,7 @@ def _failure(
         if reason:
             error = reason.error(said, code, flight.id)
         elif _may_pass(dialect, cause, refusal):
-            error = RevisionDeferred(said, hint=_making_way(dialect, blocked_by), code=code, revision=flight.id)
+            error = RevisionDeferred(said, hint=_making_way(blocked_by), code=code, revision=flight.id)
         else:
             error = _nothing_left(cause, refusal, flight, said, hidden=ended_with is None)
         if invalid and isinstance(error, RunnerError):
@@ -203,7 +203,7 @@ def _failure(
     )
     left_before = [f for f in recording.uncommitted if f.durable]
     if isinstance(error, RevisionDeferred) and not left_before:
-        error = GaveWay(f"{said[:-1]}{waits_for(blocked_by)}.", event, blocked_by, emit)
+        error = GaveWay(f"{said[:-1]}{waits_for(holder_fields(blocked_by))}.", event, blocked_by, emit)
     else:
         emit(event)
     # Its own transaction went with this one's failure, while its DDL had committed as it went.
@@ -221,12 +221,10 @@ def _may_pass(dialect: Dialect, cause: BaseException | None, refusal: Refusal | 
     return driver_error is not None and dialect.gave_way(driver_error)
 
 
-def _making_way(dialect: Dialect, blocked_by: Blocker | None) -> str | None:
-    if blocked_by is None:
+def _making_way(blocked_by: Holder | None) -> str | None:
+    if blocked_by is None or blocked_by.end_with is None:
         return None
-    return (
-        f"End the session that is in the way, if it may be: {dialect.end_with(blocked_by['connection'])}; or run again."
-    )
+    return f"End the session that is in the way, if it may be: {blocked_by.end_with}; or run again."
 
 
 def _dropping(invalid: Mapping[str, bool], hint: str) -> str:

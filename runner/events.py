@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypedDict
 
+from .model import Holder
+
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -39,7 +41,7 @@ class DurableStatement(TypedDict):
 
 
 class HolderFields(TypedDict):
-    """Who holds the lock, as far as the server tells."""
+    """Who holds a lock, as far as the server tells."""
 
     connection: str
     user: str | None
@@ -49,15 +51,6 @@ class HolderFields(TypedDict):
     image: str | None
     pod: str | None
     end_with: str | None
-
-
-class Blocker(TypedDict):
-    """The session that another one waits for, as far as the server tells."""
-
-    connection: int
-    user: str | None
-    host: str | None
-    since: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +81,28 @@ def listed(items: list[str] | tuple[str, ...], nothing: str = "nothing") -> str:
     return (", ".join(shown) + (f" and {rest} more" if rest > 0 else "")) or nothing
 
 
-def waits_for(blocker: Blocker | None) -> str:
-    """``, waiting for session 7 (app@10.0.0.3)``; empty without one."""
-    if blocker is None:
+def holder_fields(holder: Holder | None) -> HolderFields | None:
+    """A holder as events show it."""
+    if holder is None:
+        return None
+    return HolderFields(
+        connection=holder.connection,
+        user=holder.user,
+        hostname=holder.hostname,
+        since=holder.since,
+        run_id=holder.run_id,
+        image=None,
+        pod=None,
+        end_with=holder.end_with,
+    )
+
+
+def waits_for(holder: HolderFields | None) -> str:
+    """``, waiting for process 7 (app@10.0.0.3)``; empty without one."""
+    if holder is None:
         return ""
-    who = "@".join(filter(None, (blocker["user"], blocker["host"])))
-    return f", waiting for session {blocker['connection']}" + (f" ({who})" if who else "")
+    who = "@".join(filter(None, (holder["user"], holder["hostname"])))
+    return f", waiting for {holder['connection']}" + (f" ({who})" if who else "")
 
 
 def counted(count: int, noun: str = "revision") -> str:
@@ -321,7 +330,7 @@ class RevisionProgress(Event):
     statement_number: int | None
     elapsed_s: float
     percent: float | None
-    blocked_by: Blocker | None
+    blocked_by: HolderFields | None
 
     @property
     def message(self) -> str:
@@ -379,7 +388,7 @@ class RevisionRetried(Event):
     level = "warning"
     revision: str
     code: str | None
-    blocked_by: Blocker | None
+    blocked_by: HolderFields | None
     next_in_s: float
 
     @property

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from .database import Database, Session
 from .errors import ConfigInvalid, DatabaseUnreachable, LockTimeout, WrongDatabase
-from .events import Emit, HolderFields, LockAcquired, LockReleased, LockWaiting
+from .events import Emit, LockAcquired, LockReleased, LockWaiting, holder_fields
 from .keys import Lock, SessionLock
 from .lease import Lease
 from .model import Holder
@@ -160,19 +160,7 @@ def unlock(contenders: Mapping[K, Contender], settings: Settings, *, sure: bool)
 
 def waiting(name: str, holder: Holder | None, waited_s: float) -> LockWaiting:
     """The event for a lock that another run has."""
-    fields: HolderFields | None = None
-    if holder:
-        fields = HolderFields(
-            connection=holder.connection,
-            user=holder.user,
-            hostname=holder.hostname,
-            since=holder.since,
-            run_id=holder.run_id,
-            image=None,
-            pod=None,
-            end_with=holder.end_with,
-        )
-    return LockWaiting(lock=name, waited_s=round(waited_s, 3), holder=fields)
+    return LockWaiting(lock=name, waited_s=round(waited_s, 3), holder=holder_fields(holder))
 
 
 def still_held(name: str, holder: Holder | None, waited_s: float) -> LockTimeout:

@@ -364,7 +364,7 @@ class Project:
                 try:
                     return self._run(turn, steps_from, targets, started, watch)
                 except GaveWay as gave_way:
-                    retries.pause(gave_way, [held.session for held in turn.values()])
+                    retries.pause(gave_way)
                 except Busy as busy:
                     waited_s = time.monotonic() - started
                     if waited_s >= limit_s:

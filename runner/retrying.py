@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
 
 from .applying import GaveWay
-from .database import Session
 from .errors import RevisionDeferred
-from .events import RevisionRetried
+from .events import RevisionRetried, holder_fields
 from .settings import Settings, shown
 from .stopping import Stop
 from .watching import Watch
@@ -30,11 +28,8 @@ class Retries:
         self._since = 0.0
         self._tries = 0
 
-    def pause(self, gave_way: GaveWay, holding: Iterable[Session]) -> None:
-        """Return when it may be tried again. Raises RevisionDeferred when the time is over, or a lock is lost.
-
-        ``holding`` are the sessions that hold the locks.
-        """
+    def pause(self, gave_way: GaveWay) -> None:
+        """Return when it may be tried again. Raises RevisionDeferred when the time is over."""
         if self._revision != gave_way.revision:
             self._revision, self._since, self._tries = gave_way.revision, time.monotonic(), 0
         self._tries += 1
@@ -47,17 +42,12 @@ class Retries:
             RevisionRetried(
                 revision=gave_way.revision or "",
                 code=gave_way.code,
-                blocked_by=gave_way.blocked_by,
+                blocked_by=holder_fields(gave_way.blocked_by),
                 next_in_s=round(next_in_s, 3),
             )
         )
         self._stop.sleep(next_in_s)
         self._watch.raise_if_over()
-        try:
-            for session in holding:
-                session.server_version()
-        except Exception as error:
-            raise self._given_up(gave_way, " The lock's own session was lost, too.") from error
 
     def _given_up(self, gave_way: GaveWay, why: str) -> RevisionDeferred:
         gave_way.emit(gave_way.event)

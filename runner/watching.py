@@ -19,7 +19,8 @@ from typing import Any
 
 from .database import Database, Dialect
 from .errors import DeadlineExceeded, Interrupted, RevisionFailed, RunnerError
-from .events import Blocker, Emit, RevisionProgress
+from .events import Emit, RevisionProgress, holder_fields
+from .model import Holder
 from .settings import Settings, shown
 from .stopping import Cut, Stop
 
@@ -52,8 +53,8 @@ class InFlight:
     emit: Emit
     started: float = field(default_factory=time.monotonic)
     cut: Reason | None = None
-    blocked_by: Blocker | None = None  # now
-    was_blocked_by: Blocker | None = None  # when last anybody was in the way
+    blocked_by: Holder | None = None  # now
+    was_blocked_by: Holder | None = None  # when last anybody was in the way
     reported: int = 0  # heartbeats
     looked_at: float = field(default_factory=time.monotonic)
     failing_since: float | None = None
@@ -222,7 +223,7 @@ class Watch:
                     statement_number=statement.number,
                     elapsed_s=round(now - statement.started, 3),
                     percent=percent,
-                    blocked_by=statement.blocked_by,
+                    blocked_by=holder_fields(statement.blocked_by),
                 )
             )
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from ..errors import DatabaseUnreachable, RunnerError
-from ..events import Blocker
 from ..model import Holder, VersionTable
 from ..url import URL
 
@@ -199,14 +198,11 @@ class Dialect(Protocol):
     def gave_way(self, error: BaseException) -> bool:
         """Whether this is how a statement fails that could not get its lock, and may later."""
 
-    def blocker(self, ask: Ask, session_id: int, ours: Collection[int]) -> Blocker | None:
+    def blocker(self, ask: Ask, session_id: int, ours: Collection[int]) -> Holder | None:
         """Which session that one waits for, other than ``ours``, as far as an ordinary user is told."""
 
     def progress(self, ask: Ask, session_id: int) -> float | None:
         """How far that session's statement is, in percent, where the server tells."""
-
-    def end_with(self, session_id: int) -> str:
-        """The statement that ends that session."""
 
     def invalid_indexes(self, ask: Ask) -> Mapping[str, str]:
         """What ``CREATE INDEX CONCURRENTLY`` left unfinished: the index, as one would drop it, and its table."""

@@ -23,7 +23,6 @@ from ..errors import (
     PermissionDenied,
     RunnerError,
 )
-from ..events import Blocker
 from ..model import Holder, VersionTable
 from ..url import URL
 from .dialect import (
@@ -335,7 +334,7 @@ def holder(ask: Ask, name: str) -> Holder | None:
     return Holder(
         connection=f"connection {used}",
         user=user,
-        hostname=str(host).partition(":")[0] if host else None,
+        hostname=None if host is None else str(host).rpartition(":")[0] or str(host),
         since=since,
         idle_s=float(seconds or 0) if doing == "Sleep" else None,
         end_with=f"KILL {used}",
@@ -475,7 +474,7 @@ def gave_way(error: BaseException) -> bool:
     return code_of(error) in ("1205", "1213", "3572")
 
 
-def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Blocker | None:
+def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Holder | None:
     """The plugin metadata_lock_info tells. Without it, the only other session of the same user is a fair guess."""
     sessions = {
         int(row[0]): row
@@ -499,11 +498,12 @@ def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Blocker | None:
         return None
     _, user, host, seconds, _ = sessions.get(blocking, (None, None, None, None, None))  # of another user
     since = None if seconds is None else datetime.now(timezone.utc) - timedelta(seconds=int(seconds))
-    return Blocker(
-        connection=blocking,
+    return Holder(
+        connection=f"connection {blocking}",
         user=user,
-        host=None if host is None else str(host).rpartition(":")[0] or str(host),
+        hostname=None if host is None else str(host).rpartition(":")[0] or str(host),
         since=since.isoformat(timespec="seconds").replace("+00:00", "Z") if since else None,
+        end_with=f"KILL {blocking}",
     )
 
 
@@ -520,11 +520,6 @@ def progress(ask: Ask, session_id: int) -> float | None:
         return None
     stage, stages, percent = (float(value or 0) for value in rows[0])
     return round(min(100.0, (max(stage, 1) - 1 + percent / 100) / stages * 100), 1)
-
-
-def end_with(session_id: int) -> str:
-    """For an administrator, or the same user."""
-    return f"KILL {session_id:d}"
 
 
 def invalid_indexes(ask: Ask) -> Mapping[str, str]:

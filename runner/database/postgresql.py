@@ -23,7 +23,6 @@ from ..errors import (
     PermissionDenied,
     RunnerError,
 )
-from ..events import Blocker
 from ..model import Holder, VersionTable
 from ..url import URL
 from .dialect import (
@@ -263,8 +262,8 @@ def try_lock(ask: Ask, name: str, owner: str) -> Callable[[], bool] | None:
 
 def no_session_locks(connection: Any) -> str | None:
     """A pooler answers the login itself, and lends a server process for a transaction at a time."""
-    told, used = connection.info.backend_pid, _query(connection, "SELECT pg_backend_pid()")[0][0]
-    return "a pooler lends another session for each transaction" if told != used else None
+    used = _query(connection, "SELECT pg_backend_pid()")[0][0]
+    return None if keeps_session(connection, used) else "a pooler lends another session for each transaction"
 
 
 def prepare_for_lease(ask: Ask) -> None:
@@ -440,7 +439,7 @@ def gave_way(error: BaseException) -> bool:
     return code_of(error) in ("55P03", "40P01", "40001")
 
 
-def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Blocker | None:
+def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Holder | None:
     """The one that has been at it longest. Of another role's session only pid and user are told."""
     rows = ask(
         "SELECT pid, usename, coalesce(host(client_addr), ''),"  # noqa: S608  a number
@@ -452,7 +451,7 @@ def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Blocker | None:
     if not rows:
         return None
     pid, user, host, since = rows[0]
-    return Blocker(connection=int(pid), user=user, host=host or None, since=since)
+    return Holder(f"process {pid}", user, host or None, since, end_with=f"SELECT pg_terminate_backend({pid})")
 
 
 def progress(ask: Ask, session_id: int) -> float | None:
@@ -466,11 +465,6 @@ def progress(ask: Ask, session_id: int) -> float | None:
     blocks, all_blocks, tuples, all_tuples = (int(value or 0) for value in rows[0])
     done, total = (blocks, all_blocks) if all_blocks else (tuples, all_tuples)
     return round(min(100.0, done / total * 100), 1) if total else None
-
-
-def end_with(session_id: int) -> str:
-    """For the same role, or pg_signal_backend."""
-    return f"SELECT pg_terminate_backend({session_id:d})"
 
 
 def invalid_indexes(ask: Ask) -> Mapping[str, str]:

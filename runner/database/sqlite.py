@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigInvalid, DatabaseMissing, DatabaseUnreachable, PermissionDenied, RunnerError
-from ..events import Blocker
 from ..model import Holder, VersionTable
 from ..url import URL
 from .dialect import Ask, Ending, Refusal, Room, driver_autocommits, from_driver, one_line
@@ -298,7 +297,7 @@ def gave_way(error: BaseException) -> bool:
     return from_driver(error) and ("is locked" in text)
 
 
-def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Blocker | None:
+def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Holder | None:
     """Nobody knows who has the file."""
     return None
 
@@ -306,11 +305,6 @@ def blocker(ask: Ask, session_id: int, ours: Collection[int]) -> Blocker | None:
 def progress(ask: Ask, session_id: int) -> float | None:
     """It does not tell."""
     return None
-
-
-def end_with(session_id: int) -> str:
-    """There are no sessions."""
-    return ""
 
 
 def invalid_indexes(ask: Ask) -> Mapping[str, str]:
