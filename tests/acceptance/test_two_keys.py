@@ -151,3 +151,15 @@ def test_a_pool_that_keeps_the_migrating_session_does_not_keep_the_fence(
     project.add(*linear(3)[2:])
     again = run_job("upgrade", cwd=project.path, env={URL: database.url, "ALEMBIC_JOB_LOCK_TIMEOUT": "1s"})
     assert (again.exit_code, again.finished["applied"]) == (0, ["r3"])
+
+
+@ON_SERVERS
+def test_a_lock_that_was_lost_does_not_hide_why_a_revision_failed(
+    tmp_path: Path, database: Database, start_job: Start
+) -> None:
+    failing = Revision("r1", upgrade=f'{sleeping(database, 3)}\nop.execute("this is no SQL")')
+    project = make_project(tmp_path, [failing])
+    job = start_job("upgrade", cwd=project.path, env={URL: database.url})
+    in_its_statement(job)
+    end(database, first_key(database, database))
+    refused(job.finish(), 40, "revision_failed", "this is no SQL" if database.dialect == "mariadb" else "syntax error")
