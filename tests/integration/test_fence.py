@@ -41,7 +41,7 @@ class Situation:
 
     @property
     def reached(self) -> Reached:
-        context = SimpleNamespace(connection=self.connection)
+        context = SimpleNamespace(connection=self.connection, on_version_apply_callbacks=())
         return cast(Reached, SimpleNamespace(heads=(), context=context, ask=engines.ask(self.connection)))
 
 
