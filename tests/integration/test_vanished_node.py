@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -64,14 +65,15 @@ def test_its_keys_are_free_within_two_minutes(
     node: Node,
     private_server: Callable[..., PrivateServer],
     start_job: Callable[..., Job],
+    request: pytest.FixtureRequest,
 ) -> None:
     if dialect == "mariadb":
         server = private_server(dialect, bind_address="0.0.0.0")
     else:
-        rules = tmp_path / "hba"
+        rules = Path(tempfile.mkdtemp(dir="/tmp"), "hba")  # not below a folder that is root's alone
         rules.write_text("host all all 0.0.0.0/0 scram-sha-256\n")
-        for folder in (rules, *rules.parents[:3]):
-            folder.chmod(0o755)
+        rules.parent.chmod(0o755)
+        request.addfinalizer(lambda: shutil.rmtree(rules.parent))
         server = private_server(dialect, listen_addresses="*", hba_file=rules)
     database = server.new_database()
     statement = "SELECT SLEEP(4)" if dialect == "mariadb" else "SELECT pg_sleep(4)"
