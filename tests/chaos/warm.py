@@ -122,9 +122,12 @@ def _serve() -> None:
                 return
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
+                # As the program itself does first of all; before that, a signal would meet Python alone, not us.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
                 pid = os.fork()
                 if pid == 0:
                     become(Start(**json.loads(line)))
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
                 running.add(pid)
                 say(started=pid)
         while True:
