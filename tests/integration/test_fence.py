@@ -58,7 +58,8 @@ def situation(database: Database) -> Iterator[Situation]:
 def test_a_connection_that_is_replaced_in_silence_has_lost_the_fence(situation: Situation) -> None:
     situation.fence.check(situation.place, situation.reached, ours=False)
     situation.fence.still(situation.place, situation.reached)
-    situation.connection.rollback()
+    if hasattr(situation.connection, "rollback"):  # SQLAlchemy 2 begins by itself
+        situation.connection.rollback()
     situation.connection.invalidate()
     with pytest.raises(LockLost, match="replaced by another"):
         situation.fence.still(situation.place, situation.reached)
