@@ -146,6 +146,7 @@ def _settle(recording: Recording, rows: tuple[str, ...] | None) -> None:
     """Take what the database says for what happened: a revision that turns out to be complete was applied."""
     if rows is None:
         return
+    recording.read_back = True
     flight = recording.flight
     if flight and flight.heads == frozenset(rows):
         recording.executed.append(flight)

@@ -523,6 +523,20 @@ class Finding(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LedgerUnavailable(Event):
+    """The ledger cannot be read or written; the run goes on without it."""
+
+    name = "ledger_unavailable"
+    level = "warning"
+    error: str
+    hint: str
+
+    @property
+    def message(self) -> str:
+        return f"The ledger is left alone: {self.error} {self.hint}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SettingListed(Event):
     """One effective setting: the answer of ``config``."""
 

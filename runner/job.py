@@ -14,6 +14,7 @@ from . import url as urls
 from .database import Database
 from .errors import ConfigInvalid, ExitCode
 from .events import Emit, RunStarted
+from .masking import Masker
 from .settings import OTHER_URLS, Found, Loaded, Settings, url_problem, variable
 from .stopping import Stop
 from .version import __version__
@@ -46,9 +47,12 @@ class Job:
         self.channel = channel
         self.emit: Emit = channel.emit
         self.stop = stop
+        self.command: str | None = None
+        self._masker = Masker(values=self.settings.log_sql != "full")
 
     def announce(self, command: str, target: tuple[str, ...], *, connects: bool) -> None:
         """The first line. It has the database where the settings or the Alembic configuration name it."""
+        self.command = command
         problem: ConfigInvalid | None = None
         found: Found | None = None
         try:
@@ -109,6 +113,11 @@ class Job:
         """Hide the password of this URL in all output."""
         if url.password:
             self.channel.add_secret(url.password)
+            self._masker.add(url.password)
+
+    def masked(self, text: str) -> str:
+        """A text as output would show it, for what is written elsewhere."""
+        return self._masker.text(text)
 
     @functools.cached_property
     def database(self) -> Database:

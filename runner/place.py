@@ -9,6 +9,7 @@ from dataclasses import replace
 from .database import DIALECTS, Database, Dialect, Session
 from .errors import RunnerError
 from .events import Emit, Event
+from .ledger import Ledger
 from .model import Rows, State, VersionTable, is_own
 from .seam import Seen
 
@@ -40,6 +41,7 @@ class Place:
         self.rows: Rows = self.current
         self.goal: Rows = ()
         self.tables: frozenset[str] = frozenset()
+        self.ledger = Ledger()
         self._look = look
         self._emit = emit
         self._saw = saw

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 import tempfile
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from alembic.runtime.migration import RevisionStep
 
 from . import diagnosis, engines
 from .applying import GaveWay, StepsFrom, apply
-from .database import DIALECTS, Database, Refusal
+from .database import DIALECTS, Database, Refusal, Session
 from .errors import (
     ConfigInvalid,
     DatabaseMissing,
@@ -35,6 +36,8 @@ from .fence import Busy, Fence
 from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
+from .ledger import Journal, Ledger, Who, unavailable
+from .ledger import read as read_ledger
 from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
 from .model import Plan, Revision, Rows, State
 from .place import Place
@@ -42,6 +45,7 @@ from .recording import Recording
 from .retrying import Retries
 from .seam import Environment, Seen
 from .settings import url_problem
+from .version import __version__
 from .wait import patiently
 from .watching import Watch
 
@@ -212,6 +216,12 @@ class Project:
         with place.database.session() as session:
             place.read_on(session)
             place.tables = session.tables()
+            place.ledger = self._ledger(session, place.tables)
+        if place.ledger.trouble:
+            place.emit(unavailable(place.ledger.trouble))
+
+    def _ledger(self, session: Session, tables: frozenset[str]) -> Ledger:
+        return read_ledger(session, tables) if self.job.settings.ledger else Ledger()
 
     def look_again(self, targets: Sequence[str]) -> None:
         """Read the versions, without ``env.py`` if it has told the version tables already."""
@@ -358,11 +368,12 @@ class Project:
         """
         job, started, next_report_s = self.job, time.monotonic(), 0.0
         limit_s, heartbeat_s = job.settings.lock_timeout.total_seconds(), job.settings.heartbeat.total_seconds()
+        journals = self._journals(turn)
         with Watch(job.settings, job.stop) as watch:
             retries = Retries(job.settings, job.stop, watch)
             while True:
                 try:
-                    return self._run(turn, steps_from, targets, started, watch)
+                    return self._run(turn, steps_from, targets, started, watch, journals)
                 except GaveWay as gave_way:
                     retries.pause(gave_way)
                 except Busy as busy:
@@ -375,8 +386,36 @@ class Project:
                     pause(job.stop, limit_s - waited_s)
                     watch.begin_again()
 
+    def _journals(self, turn: Turn) -> dict[Place, Journal]:
+        """Where only ``env.py`` can connect, there is no other connection to write on."""
+        job = self.job
+        if not job.settings.ledger:
+            return {}
+        who = Who(
+            job.run_id, job.command, __version__, job.loaded.node or socket.gethostname(), job.loaded.pod,
+            job.settings.image,
+        )  # fmt: skip
+        return {
+            place: Journal(
+                who,
+                place.table,
+                place.database,
+                turn[place].session if place in turn else None,
+                place.emit,
+                job.masked,
+            )
+            for place in self.places
+            if place.database and not place.ledger.trouble
+        }
+
     def _run(
-        self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str], started: float, watch: Watch
+        self,
+        turn: Turn,
+        steps_from: StepsFrom,
+        targets: Sequence[str],
+        started: float,
+        watch: Watch,
+        journals: Mapping[Place, Journal],
     ) -> Mapping[Place, Recording]:
         job = self.job
         recordings = {
@@ -387,10 +426,12 @@ class Project:
                 statement_sent=job.channel.statement_sent,
                 watch=watch,
                 lock_wait_s=job.settings.ddl_lock_timeout.total_seconds(),
+                journal=journals.get(place),
             )
             for place in self.places
         }
         fence = Fence(turn, job.settings, started, job.owner)
+        failure: BaseException | None = None
         try:
             apply(
                 self.environment,
@@ -401,8 +442,13 @@ class Project:
                 watch=watch,
                 connecting=self._connecting,
             )
+        except BaseException as error:
+            failure = error
+            raise
         finally:
             fence.open()
+            for recording in recordings.values():
+                recording.write_down(failure)
         return recordings
 
     def not_reached(self, place: Place, goal: Rows) -> TargetNotReached:

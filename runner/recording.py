@@ -29,6 +29,7 @@ from .events import (
     StatementExecuted,
     TransactionCommitted,
 )
+from .ledger import Journal
 from .masking import sql_literals
 from .model import Revision
 from .place import Place
@@ -106,17 +107,21 @@ class Recording:
         statement_sent: Callable[[], None],
         watch: Watch,
         lock_wait_s: float,
+        journal: Journal | None,
     ) -> None:
         self.place = place
         self.emit = place.emit
         self.executed: list[Flight] = []
         self.committed = 0
         self.flight: Flight | None = None
+        self.read_back = False  # whether the database said afterwards what is in it
         self._session = session
         self._log_sql = log_sql
         self._statement_sent = statement_sent
         self._watch = watch
         self._lock_wait_s = lock_wait_s
+        self._journal = journal
+        self._last = False  # whether no other revision follows
         self._ask: Ask | None = None  # on the migrating connection
         self._autocommits = False
         self._migrating: Any = None  # the driver's connection
@@ -223,7 +228,10 @@ class Recording:
         if self._ask and self.dialect.LIMIT_ENDS_WITH_TRANSACTION and not self._autocommits:
             # Begins the transaction that Alembic goes on with.
             self.dialect.limit_lock_wait(self._ask, self._lock_wait_s)
+        if self._journal:
+            self._journal.begins(revision, "upgrade" if step.is_upgrade else "downgrade", self._migrating)
         self.flight = flight = Flight(revision, time.monotonic())
+        self._last = position == count
         run = step.migration_fn
 
         @functools.wraps(run)  # Alembic tells the direction by the function's name
@@ -266,7 +274,24 @@ class Recording:
                 committed=rows == flight.heads,
             )
         )
+        if self._journal:
+            self._journal.executed(flight.id, round(time.monotonic() - flight.started, 3))
         self.observe(rows)
+        if self._journal and self._last:
+            self._journal.flush()
+
+    def write_down(self, failure: BaseException | None) -> None:
+        """Into the ledger: what became of the revisions, as far as the database told."""
+        journal = self._journal
+        if journal is None:
+            return
+        journal.migrated()
+        for flight in self.uncommitted if self.read_back else ():
+            journal.ended(flight.id, "failed" if flight.durable else "rolled_back")
+        if self.flight and self.read_back:
+            code = getattr(failure, "code", None)
+            journal.ended(self.flight.id, "failed", code, str(failure) if failure else None)
+        journal.flush()
 
     # --- what is committed ------------------------------------------------------------------------
 
@@ -278,6 +303,8 @@ class Recording:
                 newly = [flight.id for flight in self.executed[self.committed : index]]
                 self.committed = index
                 self.place.saw(self.executed[index - 1].heads or ())
+                if self._journal:
+                    self._journal.committed(newly)
                 self.emit(TransactionCommitted(revisions=newly))
                 return
 

@@ -121,6 +121,7 @@ class Settings(BaseSettings):
         "check",
         description="tables but no version: refuse what would create one that exists; go on; or refuse",
     )
+    ledger: bool = Field(True, description="keep a table of what was run; false: no tables of our own")
     heartbeat: Duration = Field(
         timedelta(seconds=15), description="how often a long wait or statement reports", gt=timedelta(0)
     )
@@ -374,6 +375,8 @@ def shown(value: Any) -> str:
             if (seconds >= 3 * size and seconds % size == 0) or seconds == size:
                 return f"{seconds / size:g}{unit}"
         return f"{seconds:g}s"
+    if isinstance(value, bool):
+        return str(value).lower()
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -107,8 +107,9 @@ class Database:
                 _rows(connection, sql)
 
     def tables(self) -> set[str]:
-        """Return the names of all tables (PostgreSQL: ``schema.table`` outside of ``public``)."""
-        return {name for (name,) in self.query(_TABLES[self.dialect])}
+        """Return the names of all tables but the runner's own (PostgreSQL: ``schema.table`` outside of ``public``)."""
+        found = {name for (name,) in self.query(_TABLES[self.dialect])}
+        return {name for name in found if not name.rpartition(".")[2].startswith("alembic_job_")}
 
     def versions(self, table: str = "alembic_version") -> set[str]:
         """Return the rows of Alembic's version table; none if there is no such table."""

@@ -70,6 +70,17 @@ class Session:
         with self._busy:
             return self.dialect.changed(self.connection, sql)
 
+    def with_connection(self, write: Callable[[Any], None]) -> None:
+        """Do something on the driver's connection, with no other thread on it."""
+        with self._busy:
+            write(self.connection)
+
+    def session_id(self) -> int | None:
+        """The server's number of this session; None where it cannot be told."""
+        with suppress(Exception):
+            return self.dialect.session_id(self.ask)
+        return None
+
     def identity(self) -> str:
         """Which database this is, as far as the session can tell."""
         return self.dialect.identity(self.ask)

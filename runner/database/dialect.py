@@ -64,6 +64,7 @@ class Dialect(Protocol):
     DDL_COMMITS: bool
     NO_SCHEMA: tuple[str, ...]  # the codes for a table in a schema that is not there
     CLOCK: str  # the server's, in seconds, as SQL
+    ONE_WRITER: bool  # while one session writes, no other can
     LEASES: bool  # whether a row can serve as a lock; without it, what only the lease asks is not there
     LIMIT_ENDS_WITH_TRANSACTION: bool  # what limit_lock_wait sets, which is for the session elsewhere
     LOCK_KIND: str
@@ -140,6 +141,9 @@ class Dialect(Protocol):
 
     def changed(self, connection: Any, sql: str) -> int:
         """Run a statement that writes: how many rows it changed."""
+
+    def together(self, connection: Any, writes: Sequence[tuple[str, Sequence[Any]]]) -> None:
+        """Run statements that write, with ``?`` for each value, all of them or none; not waiting long for a lock."""
 
     def no_session_locks(self, connection: Any) -> str | None:
         """Why the locks of this server's sessions exclude nobody; None where they do."""

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 import ssl
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -43,6 +43,7 @@ LOCK_KIND, LOCK_REASON = "GET_LOCK", SERVER_LOCK
 LOCKING_READ = "LOCK IN SHARE MODE"
 DDL_COMMITS = True
 NO_SCHEMA = ("1049",)
+ONE_WRITER = False
 LEASES = True
 CLOCK = "UNIX_TIMESTAMP(NOW(6))"
 LIMIT_ENDS_WITH_TRANSACTION = False
@@ -357,6 +358,20 @@ def changed(connection: Any, sql: str) -> int:
         return int(cursor.execute(sql))
 
 
+def together(connection: Any, writes: Sequence[tuple[str, Sequence[Any]]]) -> None:
+    """In a transaction of their own. The migrating session may have locked everything."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION lock_wait_timeout = 2, innodb_lock_wait_timeout = 2")
+        cursor.execute("START TRANSACTION")
+        try:
+            for sql, values in writes:
+                cursor.execute(sql.replace("?", "%s"), tuple(values))
+        except Exception:
+            cursor.execute("ROLLBACK")
+            raise
+        cursor.execute("COMMIT")
+
+
 def no_session_locks(connection: Any) -> str | None:
     """Galera grants GET_LOCK on every node at once."""
     on = _query(connection, "SHOW VARIABLES LIKE 'wsrep_on'")
@@ -378,7 +393,11 @@ def own_table(name: str) -> str:
 def make_own_table(connection: Any, name: str, columns: str) -> None:
     """Asked first: CREATE TABLE IF NOT EXISTS needs the right to create, and waits for whoever uses the table."""
     if not _query(connection, f"SHOW TABLES LIKE '{name}'"):
-        changed(connection, f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns}) ENGINE=InnoDB")
+        changed(
+            connection,
+            f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns}) ENGINE=InnoDB"
+            " DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+        )
 
 
 def session_mark(ask: Ask) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import (
@@ -43,6 +43,7 @@ LOCK_KIND, LOCK_REASON = "pg_advisory_lock", SERVER_LOCK
 LOCKING_READ = ""
 DDL_COMMITS = False
 NO_SCHEMA = ("3F000",)
+ONE_WRITER = False
 LEASES = True
 CLOCK = "extract(epoch FROM clock_timestamp())"
 LIMIT_ENDS_WITH_TRANSACTION = True
@@ -172,6 +173,14 @@ def changed(connection: Any, sql: str) -> int:
         return int(connection.execute(sql).rowcount)
 
 
+def together(connection: Any, writes: Sequence[tuple[str, Sequence[Any]]]) -> None:
+    """In a transaction of their own."""
+    with connection.transaction():
+        connection.execute("SET LOCAL lock_timeout = '2s'")
+        for sql, values in writes:
+            connection.execute(sql.replace("?", "%s"), tuple(values))
+
+
 def server_version(connection: Any) -> str:
     """``15.6``, with the distribution's addition where there is one."""
     return str(_query(connection, "SHOW server_version")[0][0])
@@ -281,7 +290,8 @@ def make_own_table(connection: Any, name: str, columns: str) -> None:
         if _query(connection, f"SELECT to_regclass('{own_table(name)}')")[0][0]:
             return
         try:
-            connection.execute("CREATE SCHEMA IF NOT EXISTS alembic_job")
+            if not _query(connection, "SELECT to_regnamespace('alembic_job')")[0][0]:  # needs no right, then
+                connection.execute("CREATE SCHEMA IF NOT EXISTS alembic_job")
             connection.execute(f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns})")
         except Exception as error:
             if code_of(error) not in ("23505", "42P07", "42P06"):

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ LOCK_KIND, LOCK_REASON = "flock", "a lock file beside the database"
 LOCKING_READ = ""
 DDL_COMMITS = True
 NO_SCHEMA = ()
+CLOCK = "((julianday('now') - 2440587.5) * 86400.0)"
+ONE_WRITER = True
 LEASES = False  # a row in the file could not be renewed while the migration writes to it
 LIMIT_ENDS_WITH_TRANSACTION = False
 _DRIVERS_BUSY_TIMEOUT_MS = 5000
@@ -218,6 +220,39 @@ def end_session(ask: Ask, connection: str) -> None:
 
 def dies_with_its_client(ask: Ask) -> None:
     """It does: they are one process."""
+
+
+def together(connection: Any, writes: Sequence[tuple[str, Sequence[Any]]]) -> None:
+    """In a transaction of their own, unless one is open: then they last as long as that."""
+    open_already = _in_transaction(connection)
+    cursor = connection.cursor()
+    try:
+        if not open_already:
+            cursor.execute("BEGIN IMMEDIATE")
+        for sql, values in writes:
+            cursor.execute(sql, tuple(values))
+        if not open_already:
+            cursor.execute("COMMIT")
+    except Exception:
+        if not open_already and _in_transaction(connection):
+            cursor.execute("ROLLBACK")
+        raise
+    finally:
+        cursor.close()
+
+
+def own_table(name: str) -> str:
+    """In the file itself."""
+    return name
+
+
+def make_own_table(connection: Any, name: str, columns: str) -> None:
+    """On whatever connection, also below an asynchronous one."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns})")
+    finally:
+        cursor.close()
 
 
 def no_session_locks(connection: Any) -> str | None:

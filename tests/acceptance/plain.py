@@ -56,6 +56,7 @@ def rows(database: Database, schema: str | None = None) -> dict[str, list[tuple[
         return {
             table: sorted((tuple(row) for row in connection.execute(_select_all(engine, table, schema))), key=repr)
             for table in sorted(sa.inspect(engine).get_table_names(schema))
+            if not table.startswith("alembic_job_")
         }
 
 
@@ -72,6 +73,8 @@ def schema(database: Database, name: str | None = None) -> dict[str, Any]:
     inspector = sa.inspect(engine)
     tables: dict[str, Any] = {}
     for table in inspector.get_table_names(name):
+        if table.startswith("alembic_job_"):
+            continue
         columns = [
             {**column, "type": column["type"].compile(engine.dialect)} for column in inspector.get_columns(table, name)
         ]

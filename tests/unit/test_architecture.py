@@ -33,7 +33,7 @@ stopping
 report watching
 schema worker wait
 screen
-keys lease history
+keys lease ledger history
 lock
 job engines host
 seam diagnosis shape

@@ -1,0 +1,361 @@
+"""The ledger: what this program saw of each revision that it ran, in a table beside the application's.
+
+One row per revision and run, written before the revision's first statement and on another connection
+than the migrating one, so that it survives a rollback and a kill. SQLite has one writer: there the
+migrating session writes it. Nothing depends on it: what cannot be read or written is a warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from .database import Database, Dialect, Session
+from .events import Emit, LedgerUnavailable, counted
+from .model import Revision, VersionTable
+
+LAYOUT = 1  # of the table; each row says which it was written in
+_NAME = "alembic_job_ledger"
+_TYPES = {
+    "run_id": "VARCHAR(64) NOT NULL",
+    "number": "INTEGER NOT NULL",
+    "layout": "INTEGER NOT NULL",
+    "version_table": "VARCHAR(255) NOT NULL",
+    "version_schema": "VARCHAR(255)",
+    "command": "VARCHAR(32)",
+    "direction": "VARCHAR(16) NOT NULL",
+    "revision": "VARCHAR(255) NOT NULL",
+    "parents": "TEXT",
+    "depends_on": "TEXT",
+    "summary": "TEXT",
+    "path": "TEXT",
+    "sha256": "VARCHAR(64)",
+    "status": "VARCHAR(16) NOT NULL",
+    "code": "VARCHAR(64)",
+    "error": "TEXT",
+    "started": "NUMERIC(20, 6)",
+    "ended": "NUMERIC(20, 6)",
+    "duration_s": "NUMERIC(14, 3)",
+    "image": "TEXT",
+    "pod": "VARCHAR(255)",
+    "hostname": "VARCHAR(255)",
+    "db_user": "VARCHAR(255)",
+    "runner_version": "VARCHAR(32)",
+    "session": "VARCHAR(64)",
+}
+_COLUMNS = ", ".join(f"{name} {kind}" for name, kind in _TYPES.items()) + ", PRIMARY KEY (run_id, number)"
+_NAMES = ", ".join(_TYPES)
+_LONGEST = 4000  # of a text, in characters
+
+Write = tuple[str, Sequence[Any]]  # a statement with "?" for each value
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row. ``parents`` and what it depends on are None where somebody edited them to what cannot be read."""
+
+    run_id: str
+    number: int
+    version_table: str
+    version_schema: str | None
+    command: str | None
+    direction: str
+    revision: str
+    parents: tuple[str, ...] | None
+    depends_on: tuple[str, ...] | None
+    summary: str | None
+    path: str | None
+    sha256: str | None
+    status: str
+    code: str | None
+    error: str | None
+    started: str | None
+    ended: str | None
+    duration_s: float | None
+    image: str | None
+    pod: str | None
+    hostname: str | None
+    db_user: str | None
+    runner_version: str | None
+    session: str | None
+
+    @property
+    def said(self) -> str:
+        """``7f1c (applied 2026-03-01T03:00:00Z by run 1f0a, image app:8)``."""
+        by = ", ".join(filter(None, (f"run {self.run_id}", f"image {self.image}" if self.image else "")))
+        return f"{self.revision} (applied {self.ended or self.started or 'at an unknown time'} by {by})"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What could be read, oldest first. ``trouble``: why it is left alone."""
+
+    entries: tuple[Entry, ...] = ()
+    trouble: str | None = None
+
+    def of(self, table: VersionTable) -> tuple[Entry, ...]:
+        """The rows of one application: a database may have several version tables."""
+        where = (table.name, table.schema)
+        return tuple(one for one in self.entries if (one.version_table, one.version_schema) == where)
+
+
+def read(session: Session, tables: Iterable[str]) -> Ledger:
+    """The whole ledger. ``tables`` are those of the database. Never raises what the ledger is to blame for."""
+    name = session.dialect.own_table(_NAME)
+    if name not in tables:
+        return Ledger()
+    try:
+        newest = session.ask(f"SELECT max(layout) FROM {name}")[0][0]
+        if newest is not None and int(newest) > LAYOUT:
+            return Ledger(trouble=f"{name} is of layout {newest}, from a newer alembic-job; this one knows {LAYOUT}")
+        rows = session.ask(f"SELECT {_NAMES} FROM {name} ORDER BY started, number")
+        return Ledger(tuple(_entry(dict(zip(_TYPES, row, strict=True))) for row in rows))
+    except Exception as error:
+        return Ledger(trouble=f"{name} cannot be read: {_said(error)}")
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    del row["layout"]
+    names: dict[str, Any] = {name: _revisions(row.pop(name)) for name in ("parents", "depends_on")}
+    times: dict[str, Any] = {name: _time(row.pop(name)) for name in ("started", "ended")}
+    took = row.pop("duration_s")
+    return Entry(**row, **names, **times, duration_s=None if took is None else float(took))
+
+
+def _revisions(text: Any) -> tuple[str, ...] | None:
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        return None
+    return tuple(map(str, found)) if isinstance(found, list) else None
+
+
+def _time(seconds: Any) -> str | None:
+    try:
+        return datetime.fromtimestamp(float(seconds), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+
+
+def latest(entries: Iterable[Entry]) -> dict[str, Entry]:
+    """The last row of each revision that came to be in the database, or left it; of others, the last one."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        before = found.get(entry.revision)
+        if before is None or entry.status == "committed" or before.status != "committed":
+            found[entry.revision] = entry
+    return found
+
+
+def fingerprint(path: str) -> str | None:
+    """The SHA-256 of a file; None where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def edited(entries: Iterable[Entry], revisions: Iterable[Revision]) -> list[tuple[Revision, Entry]]:
+    """The revisions whose file is another one than when they were applied."""
+    applied = latest(entries)
+    found = []
+    for revision in revisions:
+        entry = applied.get(revision.revision)
+        if entry and entry.sha256 and (entry.status, entry.direction) == ("committed", "upgrade"):
+            now = fingerprint(revision.path)
+            if now and now != entry.sha256:
+                found.append((revision, entry))
+    return found
+
+
+@dataclass(frozen=True)
+class Who:
+    """Which run it is."""
+
+    run_id: str
+    command: str | None
+    version: str
+    hostname: str
+    pod: str | None
+    image: str | None
+    numbers: count[int] = field(default_factory=lambda: count(1), compare=False)
+
+
+class Journal:
+    """Writes the rows of one run in one database. What fails is one warning, and the end of it.
+
+    ``mask`` takes out of errors what nobody is to see.
+    """
+
+    def __init__(
+        self, who: Who, table: VersionTable, database: Database, session: Session | None, emit: Emit,
+        mask: Callable[[str], str],
+    ) -> None:  # fmt: skip
+        self._who = who
+        self._table = table
+        self._database = database
+        self._session = session
+        self._emit = emit
+        self._mask = mask
+        self._migrating: Any = None  # the driver's connection, where it has to write
+        self._made = False
+        self._over = False
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._took: dict[int, float] = {}
+        self._last: dict[str, int] = {}
+        self._later: dict[int, Write] = {}  # by row: only the newest counts
+
+    @property
+    def _dialect(self) -> Dialect:
+        return self._database.dialect
+
+    @property
+    def _where(self) -> str:
+        return self._dialect.own_table(_NAME)
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    def begins(self, revision: Revision, direction: str, migrating: Any) -> None:
+        """Before the first statement: the row is there from now on. A revision that is tried again keeps its row."""
+        self._migrating = migrating if self._dialect.ONE_WRITER else None
+        key = (revision.revision, direction)
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = next(self._who.numbers)
+            write = self._insert(number, revision, direction)
+        else:
+            again = "status = 'started', code = NULL, error = NULL, ended = NULL, duration_s = NULL"
+            write = self._update(number, f"{again}, started = {self._dialect.CLOCK}", ())
+        self._last[revision.revision] = number
+        self._later.pop(number, None)
+        self._write([*self._take_later(), write])
+
+    def executed(self, revision: str, duration_s: float) -> None:
+        """Alembic ran it to its end. Written together with what comes next: each commit costs."""
+        number = self._last[revision]
+        self._took[number] = duration_s
+        self._later[number] = self._ended(number, "executed", None, None)
+
+    def committed(self, revisions: Iterable[str]) -> None:
+        """Another connection sees them."""
+        for revision in revisions:
+            if number := self._last.get(revision):
+                self._later[number] = self._ended(number, "committed", None, None)
+
+    def ended(self, revision: str, status: str, code: str | None = None, error: str | None = None) -> None:
+        """It is not in the database, or not as a whole."""
+        if number := self._last.get(revision):
+            self._later[number] = self._ended(number, status, code, error)
+
+    def flush(self) -> None:
+        """Write what is yet to be written."""
+        if self._later:
+            self._write(self._take_later())
+
+    def migrated(self) -> None:
+        """The session that migrates is gone."""
+        self._migrating = None
+
+    # --- the statements ---------------------------------------------------------------------------
+
+    def _insert(self, number: int, revision: Revision, direction: str) -> Write:
+        who = self._who
+        session = self._session.session_id() if self._session and not self._over else None
+        values = {
+            "run_id": who.run_id,
+            "number": number,
+            "layout": LAYOUT,
+            "version_table": self._table.name,
+            "version_schema": self._table.schema,
+            "command": who.command,
+            "direction": direction,
+            "revision": revision.revision,
+            "parents": json.dumps(revision.parents),
+            "depends_on": json.dumps(revision.depends_on),
+            "summary": revision.summary[:_LONGEST],
+            "path": revision.path,
+            "sha256": fingerprint(revision.path),
+            "status": "started",
+            "image": who.image,
+            "pod": who.pod,
+            "hostname": who.hostname,
+            "db_user": self._database.url.user,
+            "runner_version": who.version,
+            "session": None if session is None else str(session),
+        }
+        names, marks = ", ".join(values), ", ".join("?" for _ in values)
+        clock = self._dialect.CLOCK
+        return f"INSERT INTO {self._where} ({names}, started) VALUES ({marks}, {clock})", tuple(values.values())
+
+    def _ended(self, number: int, status: str, code: str | None, error: str | None) -> Write:
+        said = self._mask(error)[:_LONGEST] if error else None
+        return self._update(
+            number,
+            f"status = ?, code = ?, error = ?, duration_s = ?, ended = coalesce(ended, {self._dialect.CLOCK})",
+            (status, code, said, self._took.get(number)),
+        )
+
+    def _update(self, number: int, what: str, values: Sequence[Any]) -> Write:
+        return f"UPDATE {self._where} SET {what} WHERE run_id = ? AND number = ?", (*values, self._who.run_id, number)
+
+    def _take_later(self) -> list[Write]:
+        later, self._later = list(self._later.values()), {}
+        return later
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def _write(self, writes: Sequence[Write]) -> None:
+        if self._over:
+            return
+        try:
+            if self._migrating is not None:
+                self._on(self._migrating, writes)
+            elif self._session is None or self._dialect.ONE_WRITER:
+                self._anew(writes)
+            else:
+                try:
+                    self._session.with_connection(lambda connection: self._on(connection, writes))
+                except Exception:  # lost, most likely, as a cluster's are with any of its nodes
+                    self._anew(writes)
+        except Exception as error:
+            self._over = True
+            self._emit(unavailable(f"{self._where} cannot be written: {_said(error)}"))
+
+    def _anew(self, writes: Sequence[Write]) -> None:
+        session = self._database.connect()
+        try:
+            self._on(session.connection, writes)
+        finally:
+            session.close()
+
+    def _on(self, connection: Any, writes: Sequence[Write]) -> None:
+        if not self._made:
+            self._dialect.make_own_table(connection, _NAME, _COLUMNS)
+            self._made = True
+        self._dialect.together(connection, writes)
+
+
+def unavailable(why: str) -> LedgerUnavailable:
+    """The warning: the run goes on without it."""
+    return LedgerUnavailable(
+        error=f"{why}.",
+        hint="Let this user create tables, or have it created once by one who may; or set ALEMBIC_JOB_LEDGER=false.",
+    )
+
+
+def _said(error: Exception) -> str:
+    args: tuple[Any, ...] = error.args
+    text: Any = args[1] if len(args) > 1 and isinstance(args[0], int) else error
+    return " ".join(str(text).split()).rstrip(".") or type(error).__name__
+
+
+def told(entries: Sequence[Entry]) -> str:
+    """The first of these rows, for people."""
+    shown = ", ".join(entry.said for entry in entries[:3])
+    return shown + (f" and {counted(len(entries) - 3)} more" if len(entries) > 3 else "")  # noqa: PLR2004
