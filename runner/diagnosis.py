@@ -51,6 +51,25 @@ def unknown_revision(history: History, missing: Sequence[str], tables: frozenset
     return RevisionUnknown(said, revision=missing[0])
 
 
+def ahead(name: str, rows: Sequence[str], newer: str, goal: Sequence[str], *, behind: bool) -> RevisionUnknown:
+    """The error for a database beyond this image, which is behind on another branch, or ``ON_AHEAD`` forbids.
+
+    ``newer``: what is in it and not in this image, as far as the ledger tells.
+    """
+    at = f"{name} is at {listed(tuple(rows))}, ahead of this image"
+    known = f": {newer}" if newer else ""
+    if behind:
+        return RevisionUnknown(
+            f"{at}{known}; and behind it on another branch: it does not hold {listed(tuple(goal))}.",
+            hint="Deploy the image that holds the revisions of all branches.",
+        )
+    return RevisionUnknown(
+        f"{at}{known}; and ALEMBIC_JOB_ON_AHEAD is fail.",
+        hint="Deploy the image that holds these revisions; or, if this one may run beside a newer database, set"
+        " ALEMBIC_JOB_ON_AHEAD=known.",
+    )
+
+
 def contradicting_rows(history: History, rows: Sequence[str], name: str) -> TargetInvalid:
     """The error for a version table with rows that others of them contain, as after an edit by hand."""
     implied = history.implied(rows)

@@ -47,8 +47,7 @@ def _examine(project: Project, targets: Sequence[str], found: list[str]) -> None
     for place in project.places if revisions.passed and environment.passed else ():
         with _Check("version", place.emit, found) as version:
             version.found = f"at {listed(place.rows)}"
-            project.require_sound(place)
-            place.goal = project.history.resolve(targets, place.rows)
+            project.locate(place, targets, at=place.rows)
             project.require_room(place, [revision.revision for revision in project.pending(place)])
         if version.passed:
             with _Check("tables", place.emit, found) as tables:

@@ -33,6 +33,15 @@ class PendingFields(TypedDict):
     path: str
 
 
+class NewerFields(TypedDict):
+    """A revision that the ledger knows, and this image does not."""
+
+    revision: str
+    applied: str | None
+    run: str
+    image: str | None
+
+
 class DurableStatement(TypedDict):
     """A statement of a failed revision whose effect is in the database."""
 
@@ -534,6 +543,31 @@ class LedgerUnavailable(Event):
     @property
     def message(self) -> str:
         return f"The ledger is left alone: {self.error} {self.hint}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseAhead(Event):
+    """The database holds the target, and revisions that this image does not hold."""
+
+    name = "database_ahead"
+    level = "warning"
+    revisions: list[NewerFields]
+    unknown: list[str]
+    target: list[str]
+    proven: bool
+    count: int
+
+    @property
+    def message(self) -> str:
+        at = f"The database is at {listed(self.unknown)}, ahead of this image"
+        if not self.proven:
+            return f"{at}; nothing proves that it holds {listed(self.target)}, and ALEMBIC_JOB_ON_AHEAD is ok."
+        told = [
+            f"{one['revision']} ({one['applied'] or 'when, is not known'}, run {one['run']}"
+            + (f", image {one['image']})" if one["image"] else ")")
+            for one in self.revisions
+        ]
+        return f"{at}, and holds {listed(self.target)}, as the ledger proves. Applied since: {listed(told)}."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,15 +19,17 @@ def upgrade(job: Job, targets: tuple[str, ...]) -> Result:
     project.wait_and_look(targets, creates=True)
     plans = project.aim(targets)
     if all(plan.arrived for plan in plans) and all(project.arrived(place, place.rows) for place in project.places):
-        return Result("up_to_date")  # the common deploy: nothing to do, no lock taken
+        return Result(project.at_rest)  # the common deploy: nothing to do, no lock taken
     for place, plan in zip(project.places, plans, strict=True):
         project.require_room(place, [revision.revision for revision in plan.pending])
 
     with project.my_turn(project.sound_and_arrived) as turn:
         if turn is None:  # another run did the work while we waited
-            return Result("up_to_date")
+            return Result(project.at_rest)
         project.require_managed(turn)
-        project.run(turn, lambda place, here, heads: here.upgrade_steps(place.goal, heads), targets)
+        project.run(
+            turn, lambda place, here, heads: [] if place.ahead else here.upgrade_steps(place.goal, heads), targets
+        )
     for place in project.places:
         if not project.arrived(place, place.rows):  # read back, not assumed
             raise project.not_reached(place, place.goal)
@@ -112,16 +114,14 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
         waited_s = time.monotonic() - started
         there = True
         for place in project.places:
-            project.require_sound(place)
-            place.goal = project.history.resolve(targets, place.rows)
+            project.locate(place, targets, at=place.rows)
             there = there and project.arrived(place, place.rows)
         if there or waited_s >= next_report_s:
             next_report_s = waited_s + heartbeat_s
             for place in project.places:
-                steps = project.history.upgrade_steps(place.goal, place.rows)
-                project.report_plan(place, place.rows, place.goal, steps)
+                project.report_plan(place, place.rows, place.goal, project.steps(place, place.rows))
         if there:
-            return Result("ready")
+            return Result("ahead" if project.at_rest == "ahead" else "ready")
         if waited_s >= limit_s:
             late = next(place for place in project.places if not project.arrived(place, place.rows))
             at, missing = listed(late.rows), listed(late.goal)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from alembic.runtime.migration import MigrationStep
 
-from .errors import ConfigInvalid, ExitCode
+from .errors import ConfigInvalid, ExitCode, RevisionUnknown, TargetInvalid
 from .events import SqlPlanned
 from .history import located
 from .job import Job, Result
+from .place import Place
 from .project import Project, as_listed
 from .seam import Reached
 
@@ -21,29 +23,36 @@ def status(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
     """Current, heads, pending and state; also of a database that this image does not know."""
     project = Project(job)
     project.wait_and_look(targets)
-    if exit_code:
-        for place in project.places:
-            project.require_sound(place)
-    return _planned(project, targets, exit_code=exit_code)
+    return _planned(project, targets, exit_code=exit_code, strict=exit_code)
 
 
 def plan(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
     """What ``upgrade`` would do, in order."""
     project = Project(job)
     project.wait_and_look(targets)
-    for place in project.places:
-        project.require_sound(place)
-    return _planned(project, targets, exit_code=exit_code)
+    return _planned(project, targets, exit_code=exit_code, strict=True)
 
 
-def _planned(project: Project, targets: tuple[str, ...], *, exit_code: bool) -> Result:
-    history, pending = project.history, False
+def _planned(project: Project, targets: tuple[str, ...], *, exit_code: bool, strict: bool = False) -> Result:
+    """``strict``: a database that this image does not know is an error, and not something to report."""
+    pending = False
     for place in project.places:
-        known = not history.known(place.current)[1]
-        goal = history.resolve(targets, place.current) if known else ()
-        made = project.report_plan(place, place.current, goal, history.upgrade_steps(goal, place.current))
+        known = strict or not project.history.known(place.current)[1] or _is_ahead(project, place, targets)
+        if strict:
+            project.locate(place, targets)
+        elif known and not place.ahead:
+            place.goal = project.history.resolve(targets, place.current)
+        goal = place.goal if known else ()
+        steps = project.steps(place, place.current) if known else ()
+        made = project.report_plan(place, place.current, goal, steps)
         pending = pending or bool(made.pending)
     return Result("reported", ExitCode.PENDING if exit_code and pending else ExitCode.OK)
+
+
+def _is_ahead(project: Project, place: Place, targets: tuple[str, ...]) -> bool:
+    with suppress(RevisionUnknown, TargetInvalid):
+        project.locate(place, targets)
+    return place.ahead is not None
 
 
 def current(job: Job) -> Result:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from .ahead import Ahead
 from .database import DIALECTS, Database, Dialect, Session
 from .errors import RunnerError
 from .events import Emit, Event
@@ -42,6 +43,7 @@ class Place:
         self.goal: Rows = ()
         self.tables: frozenset[str] = frozenset()
         self.ledger = Ledger()
+        self.ahead: Ahead | None = None  # of this image
         self._look = look
         self._emit = emit
         self._saw = saw

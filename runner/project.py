@@ -17,6 +17,7 @@ from alembic.config import Config
 from alembic.runtime.migration import RevisionStep
 
 from . import diagnosis, engines
+from .ahead import Ahead, goes_on, proven
 from .applying import GaveWay, StepsFrom, apply
 from .database import DIALECTS, Database, Refusal, Session
 from .errors import (
@@ -31,12 +32,21 @@ from .errors import (
     TargetNotReached,
     WrongDatabase,
 )
-from .events import EnvironmentConnected, PendingFields, PlanReady, RevisionListed, counted, listed
+from .events import (
+    DatabaseAhead,
+    EnvironmentConnected,
+    NewerFields,
+    PendingFields,
+    PlanReady,
+    RevisionListed,
+    counted,
+    listed,
+)
 from .fence import Busy, Fence
 from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
-from .ledger import Journal, Ledger, Who, unavailable
+from .ledger import Entry, Journal, Ledger, Who, told, unavailable
 from .ledger import read as read_ledger
 from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
 from .model import Plan, Revision, Rows, State
@@ -255,18 +265,62 @@ class Project:
         if not current:
             return place.state_if_empty
         if self.history.known(current)[1]:
-            return "unknown"
+            return "ahead" if place.ahead else "unknown"
         return "current" if self.history.holds(current, goal) else "behind"
 
     def aim(self, targets: Sequence[str]) -> list[Plan]:
         """Set each database's goal, and say what is to be done to reach it."""
         plans = []
         for place in self.places:
-            self.require_sound(place)
-            place.goal = self.history.resolve(targets, place.current)
-            steps = self.history.upgrade_steps(place.goal, place.current)
-            plans.append(self.report_plan(place, place.current, place.goal, steps))
+            self.locate(place, targets)
+            plans.append(self.report_plan(place, place.current, place.goal, self.steps(place, place.current)))
         return plans
+
+    def locate(self, place: Place, targets: Sequence[str], *, at: Rows | None = None) -> None:
+        """Set the goal of a database, seen from its rows as ``env.py`` read them (or ``at``), and whether it is ahead.
+
+        Raises RevisionUnknown for a database at revisions that are not here, unless it is ahead of this image
+        and that will do; TargetInvalid.
+        """
+        self._measure(place, lambda floor: self.history.resolve(targets, floor))
+        if place.ahead is None:
+            self.require_sound(place)
+            place.goal = self.history.resolve(targets, place.current if at is None else at)
+
+    def steps(self, place: Place, rows: Rows) -> Sequence[RevisionStep]:
+        """What is to be run from these rows; nothing where the database is ahead."""
+        return [] if place.ahead else self.history.upgrade_steps(place.goal, rows)
+
+    def _measure(self, place: Place, goal_from: Callable[[Rows], Rows]) -> None:
+        """Find out whether the database is ahead of this image, and whether that will do. Raises RevisionUnknown."""
+        before, place.ahead = place.ahead, None
+        rows = place.rows or place.current
+        missing = self.history.known(rows)[1]
+        if not missing:
+            return
+        on_ahead, history = self.job.settings.on_ahead, self.history
+        found = proven(history, self._entries(place), rows)
+        if found:
+            place.goal = goal_from(found.floor)
+            behind = not history.holds(found.floor, place.goal)
+        elif on_ahead == "ok":
+            found = Ahead((), tuple(revision.revision for revision in history.known(rows)[0]))
+            place.goal = goal_from(found.floor)
+            behind = goes_on(history, place.goal, rows)
+        else:
+            raise diagnosis.unknown_revision(history, missing, place.tables)
+        if behind or on_ahead == "fail":
+            raise diagnosis.ahead(place.name, rows, told(found.newer), place.goal, behind=behind)
+        place.ahead = found
+        if found != before:
+            place.emit(_database_ahead(found, missing, place.goal))
+
+    def _entries(self, place: Place) -> Sequence[Entry]:
+        """The ledger as it is now: a newer image may have gone on since it was read last."""
+        if place.database and self.job.settings.ledger:
+            with place.database.session() as session:
+                place.ledger = read_ledger(session, session.tables())
+        return place.ledger.of(place.table)
 
     def require_known(self, place: Place) -> None:
         """Raises RevisionUnknown when a database is at a revision that is not here."""
@@ -314,15 +368,22 @@ class Project:
 
     def pending(self, place: Place) -> list[Revision]:
         """The revisions from the committed rows to the goal, in order."""
-        return [self.history.describe(step.revision) for step in self.history.upgrade_steps(place.goal, place.rows)]
+        return [self.history.describe(step.revision) for step in self.steps(place, place.rows)]
 
     def arrived(self, place: Place, rows: Rows) -> bool:
         """Whether a database at these rows holds its goal."""
-        return self.history.holds(rows, place.goal)
+        return place.ahead is not None or self.history.holds(rows, place.goal)
+
+    @property
+    def at_rest(self) -> str:
+        """The outcome of a run that has nothing to do."""
+        return "ahead" if any(place.ahead for place in self.places) else "up_to_date"
 
     def sound_and_arrived(self, place: Place, rows: Rows) -> bool:
-        """The same while waiting, where a newer image may take the database beyond this one. As ``require_sound``."""
-        self.require_sound(place)
+        """The same while waiting, where a newer image may take the database beyond this one. As ``locate``."""
+        self._measure(place, lambda _: place.goal)
+        if place.ahead is None:
+            self.require_sound(place)
         return self.arrived(place, rows)
 
     # --- running ----------------------------------------------------------------------------------
@@ -457,6 +518,19 @@ class Project:
             f"env.py ended without an error, but {place.name} is at {listed(place.rows)} and does not hold"
             f" {listed(tuple(goal), 'the base')}."
         )
+
+
+def _database_ahead(found: Ahead, missing: Sequence[str], goal: Rows) -> DatabaseAhead:
+    return DatabaseAhead(
+        revisions=[
+            NewerFields(revision=one.revision, applied=one.ended or one.started, run=one.run_id, image=one.image)
+            for one in found.newer
+        ],
+        unknown=list(missing),
+        target=list(goal),
+        proven=bool(found.newer),
+        count=len(found.newer),
+    )
 
 
 def _identity(database: Database) -> str:

@@ -121,6 +121,11 @@ class Settings(BaseSettings):
         "check",
         description="tables but no version: refuse what would create one that exists; go on; or refuse",
     )
+    on_ahead: Literal["known", "fail", "ok"] = Field(
+        "known",
+        description="the database is past this image: fine where the ledger proves that it holds the target; refuse;"
+        " or fine without proof",
+    )
     ledger: bool = Field(True, description="keep a table of what was run; false: no tables of our own")
     heartbeat: Duration = Field(
         timedelta(seconds=15), description="how often a long wait or statement reports", gt=timedelta(0)

@@ -38,26 +38,10 @@ def there(database: Database) -> bool:
     return ("alembic_job_ledger",) in database.query(listing)
 
 
-COLUMNS = [
-    "revision",
-    "status",
-    "direction",
-    "command",
-    "parents",
-    "path",
-    "sha256",
-    "image",
-    "pod",
-    "hostname",
-    "code",
-    "error",
-    "started",
-    "ended",
-    "duration_s",
-    "run_id",
-    "version_table",
-    "session",
-]
+COLUMNS = (
+    *("revision", "status", "direction", "command", "parents", "path", "sha256", "image", "pod", "hostname"),
+    *("code", "error", "started", "ended", "duration_s", "run_id", "version_table", "session"),
+)
 
 
 def rows(database: Database) -> list[Row]:

@@ -36,7 +36,7 @@ screen
 keys lease ledger history
 lock
 job engines host
-seam diagnosis shape
+seam diagnosis shape ahead
 place states
 scratch
 fence recording
