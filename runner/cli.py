@@ -17,7 +17,7 @@ from .events import ProblemFields, RunFinished, SettingListed, SettingsDoubtful,
 from .events import SettingsInvalid as SettingsInvalidEvent
 from .job import Job, Result
 from .masking import Masker
-from .report import Report, record_of, style_for
+from .report import Report, Style, record_of, style_for
 from .stopping import Stop
 from .version import __version__
 from .worker import Channel, failure
@@ -84,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
     mark.add_argument("--yes", action="store_true", help="with --detect: set the version that was found")
     freeing = command("unlock", "free a lock whose holder is proven to be gone; a live one is refused")
     freeing.add_argument("--yes", action="store_true", help="free a lease that has expired, though nothing proves it")
+    ran = command("runs", "the ledger: who ran what, when, how long, from which image and file")
+    ran.add_argument("--csv", action="store_true", help="as CSV, and nothing else on stdout")
+    ran.add_argument("--limit", type=_count, metavar="N", help="the last N rows")
     command("current", "the revisions that the database is at")
     command("heads", "the revisions that no other follows")
     command("history", "all revisions, parents first")
@@ -96,6 +99,12 @@ def parser() -> argparse.ArgumentParser:
         "--schema", action="store_true", help="the settings as JSON Schema"
     )
     return top
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows")
+    return int(text)
 
 
 def _common(without: tuple[str, ...] = ()) -> _Parser:
@@ -149,6 +158,8 @@ def main(arguments: Sequence[str]) -> int:
     settings = loaded.settings
     masker = Masker(values=settings.log_sql != "full")
     style = style_for(settings.log_format, settings.log_level, settings.log_fields)
+    if getattr(options, "csv", False):
+        style = Style("csv")
     report = Report(style, masker, run_id, _STDOUT, env.termination_log(os.environ, settings))
 
     def work(channel: Channel, stop: Stop) -> dict[str, Any]:
@@ -199,6 +210,7 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
             if options.sql
             else looking.plan(job, targets, exit_code=options.exit_code)
         ),
+        "runs": lambda: looking.runs(job, options.limit),
         "current": lambda: looking.current(job),
         "heads": lambda: looking.heads(job),
         "history": lambda: looking.history(job),

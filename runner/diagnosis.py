@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .database import Dialect, Room
-from .errors import ConfigInvalid, Findings, RevisionPartial, RevisionUnknown, SchemaUnmanaged, TargetInvalid
+from .errors import (
+    ConfigInvalid,
+    Findings,
+    HistoryInvalid,
+    RevisionPartial,
+    RevisionUnknown,
+    SchemaUnmanaged,
+    TargetInvalid,
+)
 from .events import counted, listed
 from .history import History
 from .model import Revision, VersionTable
@@ -67,6 +75,16 @@ def ahead(name: str, rows: Sequence[str], newer: str, goal: Sequence[str], *, be
         f"{at}{known}; and ALEMBIC_JOB_ON_AHEAD is fail.",
         hint="Deploy the image that holds these revisions; or, if this one may run beside a newer database, set"
         " ALEMBIC_JOB_ON_AHEAD=known.",
+    )
+
+
+def edited(revision: Revision, applied: str) -> HistoryInvalid:
+    """The error for a revision file that was changed afterwards. ``applied``: when, and by whom."""
+    return HistoryInvalid(
+        f"{revision.path} is not the file that was applied: {applied}.",
+        hint="Restore the file, and put the change into a revision of its own; or, if it changes nothing in the"
+        " database, set ALEMBIC_JOB_ON_EDITED=warn.",
+        revision=revision.revision,
     )
 
 

@@ -44,6 +44,9 @@ def _examine(project: Project, targets: Sequence[str], found: list[str]) -> None
         revisions.found = f"{counted(project.history.count)}, head {listed(project.history.stored_heads(), 'none')}"
         if error := project.history.parted():
             revisions.finds(error)
+        for place in project.places:
+            for _, changed in project.edited(place):
+                revisions.finds(changed)
     for place in project.places if revisions.passed and environment.passed else ():
         with _Check("version", place.emit, found) as version:
             version.found = f"at {listed(place.rows)}"

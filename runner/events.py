@@ -571,6 +571,63 @@ class DatabaseAhead(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RevisionEdited(Event):
+    """A revision file is another one than when it was applied."""
+
+    name = "revision_edited"
+    level = "warning"
+    revision: str
+    path: str
+    applied: str | None
+    run: str
+    image: str | None
+
+    @property
+    def message(self) -> str:
+        by = f"run {self.run}" + (f", image {self.image}" if self.image else "")
+        return (
+            f"{self.path} was changed after {self.revision} was applied, {self.applied or 'nobody knows when'} by {by}:"
+            " what is in the database may not be what it says."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerListed(Event):
+    """A row of the ledger: a revision that a run took on. The answer of ``runs``."""
+
+    name = "ledger_listed"
+    run: str
+    command: str | None
+    direction: str
+    revision: str
+    parents: list[str]
+    summary: str | None
+    path: str | None
+    sha256: str | None
+    state: str
+    code: str | None
+    error: str | None
+    started: str | None
+    ended: str | None
+    duration_s: float | None
+    image: str | None
+    pod: str | None
+    hostname: str | None
+    user: str | None
+    version: str | None
+
+    @property
+    def message(self) -> str:
+        took = f" in {self.duration_s:.2f} s" if self.duration_s is not None else ""
+        by = ", ".join(
+            filter(None, (f"run {self.run}", f"image {self.image}" if self.image else "", self.pod or self.hostname))
+        )
+        why = f": {self.error}" if self.error else "."
+        when = self.started or "at an unknown time"
+        return f"{when} {self.direction} {self.revision}: {self.state}{took} ({by}){why}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SettingListed(Event):
     """One effective setting: the answer of ``config``."""
 

@@ -9,13 +9,15 @@ from contextlib import suppress
 from alembic.runtime.migration import MigrationStep
 
 from .errors import ConfigInvalid, ExitCode, RevisionUnknown, TargetInvalid
-from .events import SqlPlanned
+from .events import LedgerListed, SqlPlanned
 from .history import located
 from .job import Job, Result
+from .ledger import Entry
 from .place import Place
 from .project import Project, as_listed
 from .seam import Reached
 
+_LAST = 5  # rows of the ledger, of which status tells
 _PIECE = 12 * 1024  # of a line's 15 KiB
 
 
@@ -23,7 +25,48 @@ def status(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
     """Current, heads, pending and state; also of a database that this image does not know."""
     project = Project(job)
     project.wait_and_look(targets)
+    for place in project.places:
+        for event, _ in project.edited(place):
+            place.emit(event)
+        for entry in place.ledger.of(place.table)[-_LAST:]:
+            place.emit(_listed(entry))
     return _planned(project, targets, exit_code=exit_code, strict=exit_code)
+
+
+def runs(job: Job, limit: int | None) -> Result:
+    """The ledger: who ran what, when, how long, from which image and file; the last ``limit`` rows, oldest first."""
+    project = Project(job)
+    project.wait_and_look(("heads",))
+    for place in project.places:
+        entries = place.ledger.of(place.table)
+        for entry in entries if limit is None else entries[max(0, len(entries) - limit) :]:
+            place.emit(_listed(entry))
+    nothing = not any(place.ledger.of(place.table) for place in project.places)
+    return Result("reported", hint="The ledger has nothing on this database yet." if nothing else None)
+
+
+def _listed(entry: Entry) -> LedgerListed:
+    return LedgerListed(
+        run=entry.run_id,
+        command=entry.command,
+        direction=entry.direction,
+        revision=entry.revision,
+        parents=list(entry.parents or ()),
+        summary=entry.summary,
+        path=entry.path,
+        sha256=entry.sha256,
+        state=entry.status,
+        code=entry.code,
+        error=entry.error,
+        started=entry.started,
+        ended=entry.ended,
+        duration_s=entry.duration_s,
+        image=entry.image,
+        pod=entry.pod,
+        hostname=entry.hostname,
+        user=entry.db_user,
+        version=entry.runner_version,
+    )
 
 
 def plan(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:

@@ -25,6 +25,7 @@ from .errors import (
     DatabaseMissing,
     DatabaseReadOnly,
     DatabaseUnreachable,
+    HistoryInvalid,
     LoginRefused,
     PermissionDenied,
     RunnerError,
@@ -38,6 +39,7 @@ from .events import (
     NewerFields,
     PendingFields,
     PlanReady,
+    RevisionEdited,
     RevisionListed,
     counted,
     listed,
@@ -47,6 +49,7 @@ from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
 from .ledger import Entry, Journal, Ledger, Who, told, unavailable
+from .ledger import edited as edited_files
 from .ledger import read as read_ledger
 from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
 from .model import Plan, Revision, Rows, State
@@ -314,6 +317,32 @@ class Project:
         place.ahead = found
         if found != before:
             place.emit(_database_ahead(found, missing, place.goal))
+
+    def edited(self, place: Place) -> list[tuple[RevisionEdited, HistoryInvalid]]:
+        """The revision files that were changed after they were applied, as events and as errors."""
+        if self.job.settings.on_edited == "ignore":
+            return []
+        return [
+            (
+                RevisionEdited(
+                    revision=revision.revision,
+                    path=revision.path,
+                    applied=entry.ended or entry.started,
+                    run=entry.run_id,
+                    image=entry.image,
+                ),
+                diagnosis.edited(revision, entry.said),
+            )
+            for revision, entry in edited_files(place.ledger.of(place.table), self.history.all())
+        ]
+
+    def require_unedited(self) -> None:
+        """Tell of the files that were changed after they were applied. Raises HistoryInvalid where that will not do."""
+        found = [(place, *both) for place in self.places for both in self.edited(place)]
+        for place, event, _ in found:
+            place.emit(event)
+        if found and self.job.settings.on_edited == "fail":
+            raise found[0][2]
 
     def _entries(self, place: Place) -> Sequence[Entry]:
         """The ledger as it is now: a newer image may have gone on since it was read last."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
 import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from .events import Event
+from .events import Event, LedgerListed
 from .masking import Masker
 
 SCHEMA_VERSION = 1
@@ -57,7 +61,7 @@ def record_of(event: Event) -> Record:
 class Style:
     """How lines look."""
 
-    format: Literal["json", "text"] = "json"
+    format: Literal["json", "text", "csv"] = "json"  # csv: the ledger, and nothing else
     level: str = "info"
     fields: Fields = "default"
 
@@ -108,6 +112,8 @@ class Report:
         if LEVELS.index(record["level"]) < self._lowest and event not in _ALWAYS:
             return ""
         self._sequence += 1
+        if self._style.format == "csv":
+            return self._csv(record)
         return (self._text(record) if self._style.format == "text" else self._json(record)) + "\n"
 
     def tick(self) -> None:
@@ -140,6 +146,18 @@ class Report:
             line["ecs.version"] = "8.11.0"
         return fitted(line)
 
+    def _csv(self, record: Record) -> str:
+        """The rows of the ledger under their names. Why there are none goes to stderr, which is no place otherwise."""
+        event = record["event"]
+        if event == "run_started":
+            return _csv_line(CSV_COLUMNS)
+        if event == "ledger_unavailable" or (event == "run_finished" and record["exit_code"]):
+            with suppress(OSError):
+                write_all(2, _encoded(f"{record['message']}\n"))
+        if event != "ledger_listed":
+            return ""
+        return _csv_line([record.get(name) for name in CSV_COLUMNS])
+
     def _text(self, record: Record) -> str:
         if record["event"] == "sql_planned":
             return str(record["message"])
@@ -165,6 +183,23 @@ class Report:
         said = {key: record.get(key) for key in ("exit_name", "exit_code", "revision", "error", "hint")}
         with suppress(OSError):
             self._termination_log.write_bytes(_encoded(short_json(said, TERMINATION_LIMIT)))
+
+
+CSV_COLUMNS = tuple(field.name for field in dataclasses.fields(LedgerListed))
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow([_in_csv(value) for value in values])
+    return line.getvalue()
+
+
+def _in_csv(value: Any) -> Any:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"  # which a spreadsheet would take for a formula
+    return value
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -126,6 +126,9 @@ class Settings(BaseSettings):
         description="the database is past this image: fine where the ledger proves that it holds the target; refuse;"
         " or fine without proof",
     )
+    on_edited: Literal["warn", "fail", "ignore"] = Field(
+        "warn", description="a revision file changed after it was applied: warn, refuse, or say nothing"
+    )
     ledger: bool = Field(True, description="keep a table of what was run; false: no tables of our own")
     heartbeat: Duration = Field(
         timedelta(seconds=15), description="how often a long wait or statement reports", gt=timedelta(0)
