@@ -18,7 +18,7 @@ from .errors import (
 )
 from .events import counted, listed
 from .history import History
-from .model import Revision, VersionTable
+from .model import Revision, VersionTable, is_own
 from .tables import created_by, left_by
 
 DETECT = "alembic-job baseline --detect"
@@ -86,6 +86,19 @@ def edited(revision: Revision, applied: str) -> HistoryInvalid:
         " database, set ALEMBIC_JOB_ON_EDITED=warn.",
         revision=revision.revision,
     )
+
+
+def drops_own_tables(pending: Sequence[Revision]) -> ConfigInvalid | None:
+    """The error for a revision that would drop, or rename, the tables that this program keeps."""
+    for revision in pending:
+        if own := sorted(filter(is_own, created_by(revision.path).gone)):
+            return ConfigInvalid(
+                f"Revision {revision.revision} would drop {listed(own)}, which alembic-job keeps: autogenerate of an"
+                " Alembic before 1.18 takes it for a leftover.",
+                hint=f"Delete the line from {revision.path}, and hide the table from autogenerate: docs/ledger.md says how.",
+                revision=revision.revision,
+            )
+    return None
 
 
 def contradicting_rows(history: History, rows: Sequence[str], name: str) -> TargetInvalid:

@@ -11,6 +11,7 @@ from alembic.config import Config
 from .errors import ConfigInvalid, DatabaseMissing, Drift, Pending, RunnerError
 from .events import DifferenceFound, counted, listed
 from .job import Job, Result
+from .plugin import hiding
 from .project import Project
 from .seam import Reached, translated
 
@@ -62,6 +63,7 @@ def compared(
 
     def steps_(reached: Reached) -> Iterable[Any]:
         # That the database is not behind is known; Alembic asks again, and stumbles over rows of its own at times.
+        hiding(reached.context.opts)
         heads: Any = tuple(one.revision for one in context.script_directory.get_revisions("heads") if one)
         try:
             context.run_autogenerate(heads, reached.context)

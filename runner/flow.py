@@ -19,6 +19,7 @@ def upgrade(job: Job, targets: tuple[str, ...]) -> Result:
     project.wait_and_look(targets, creates=True)
     plans = project.aim(targets)
     project.require_unedited()
+    project.require_own_tables_kept()
     if all(plan.arrived for plan in plans) and all(project.arrived(place, place.rows) for place in project.places):
         return Result(project.at_rest)  # the common deploy: nothing to do, no lock taken
     for place, plan in zip(project.places, plans, strict=True):

@@ -69,6 +69,7 @@ class Holder:
         return f"{self.connection}{f' ({about})' if about else ''}{tail}"
 
 
+OWN_SCHEMA = "alembic_job"  # where the server has schemas within a database
 _OWN_TABLES = "alembic_job_"  # how the names of the runner's own tables begin
 
 

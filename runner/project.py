@@ -344,6 +344,12 @@ class Project:
         if found and self.job.settings.on_edited == "fail":
             raise found[0][2]
 
+    def require_own_tables_kept(self) -> None:
+        """Raises ConfigInvalid for a pending revision that drops the tables that this program keeps."""
+        for place in self.places:
+            if error := diagnosis.drops_own_tables(self.pending(place)):
+                raise error
+
     def _entries(self, place: Place) -> Sequence[Entry]:
         """The ledger as it is now: a newer image may have gone on since it was read last."""
         if place.database and self.job.settings.ledger:

@@ -114,11 +114,11 @@ def test_after_a_failure_the_row_says_why_and_what_went_with_it_is_rolled_back(
     assert "4711" not in last["error"]
 
 
+@SERVERS
 def test_a_password_that_user_code_puts_into_an_error_is_not_written(
     tmp_path: Path, database: Database, run_job: Run
 ) -> None:
-    if database.login is None:
-        return
+    assert database.login
     password = database.login.password
     project = make_project(tmp_path, [Revision("r1", None, f"raise ValueError({password!r})")])
     assert run_job("upgrade", cwd=project.path, env=environment(database)).exit_code == 40
