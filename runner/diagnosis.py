@@ -95,7 +95,7 @@ def drops_own_tables(pending: Sequence[Revision]) -> ConfigInvalid | None:
             return ConfigInvalid(
                 f"Revision {revision.revision} would drop {listed(own)}, which alembic-job keeps: autogenerate of an"
                 " Alembic before 1.18 takes it for a leftover.",
-                hint=f"Delete the line from {revision.path}, and hide the table from autogenerate: docs/ledger.md says how.",
+                hint=f"Delete the line from {revision.path}, and hide the table from autogenerate (docs/ledger.md).",
                 revision=revision.revision,
             )
     return None

@@ -100,8 +100,8 @@ def holder_fields(holder: Holder | None) -> HolderFields | None:
         hostname=holder.hostname,
         since=holder.since,
         run_id=holder.run_id,
-        image=None,
-        pod=None,
+        image=holder.image,
+        pod=holder.pod,
         end_with=holder.end_with,
     )
 

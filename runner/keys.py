@@ -113,8 +113,8 @@ class SessionLock:
         first = self.session.dialect.holder(self.session.ask, self.name)
         migrating = self._migrating()
         if migrating and first:
-            return replace(migrating, run_id=first.run_id)
-        return migrating or first
+            return replace(migrating, run_id=first.run_id, key=first.connection)
+        return migrating or (replace(first, key=first.connection) if first else None)
 
     def is_ours(self) -> bool:
         """Asked of the server."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from .database import Database, Dialect, Session
 from .events import Emit, LedgerUnavailable, counted
-from .model import Revision, VersionTable
+from .model import Holder, Revision, VersionTable
 
 LAYOUT = 1  # of the table; each row says which it was written in
 _NAME = "alembic_job_ledger"
@@ -141,6 +141,24 @@ def _time(seconds: Any) -> str | None:
         return datetime.fromtimestamp(float(seconds), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (TypeError, ValueError, OverflowError, OSError):
         return None
+
+
+def named(session: Session, holder: Holder) -> Holder:
+    """Who holds a lock, with what the ledger says of the run: MariaDB itself tells nothing of it."""
+    number = (holder.key or "").rpartition(" ")[2]
+    if not holder.run_id and not number.isdecimal():
+        return holder
+    try:
+        rows = session.ask(
+            f"SELECT run_id, session, image, pod FROM {session.dialect.own_table(_NAME)}"
+            " WHERE status IN ('started', 'executed') ORDER BY started DESC"
+        )
+    except Exception:  # no such table, most of the time
+        return holder
+    for run_id, by, image, pod in rows:
+        if run_id == holder.run_id if holder.run_id else by == number:
+            return replace(holder, run_id=run_id, image=image, pod=pod)
+    return holder
 
 
 def latest(entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -15,6 +15,7 @@ from .errors import ConfigInvalid, DatabaseUnreachable, LockTimeout, WrongDataba
 from .events import Emit, LockAcquired, LockReleased, LockWaiting, holder_fields
 from .keys import Lock, SessionLock
 from .lease import Lease
+from .ledger import named
 from .model import Holder
 from .settings import Settings
 from .stopping import Stop
@@ -215,7 +216,10 @@ def _try(contenders: Mapping[K, Contender], settings: Settings) -> _Try[K]:
             where = (lock.name, url.host, url.port, sessions[key].identity())
             if where not in held:  # else the same database, with another version table
                 if not lock.take():
-                    missing = (key, lock.name, lock.holder())
+                    holder = lock.holder()
+                    if holder and settings.ledger:
+                        holder = named(sessions[key], holder)
+                    missing = (key, lock.name, holder)
                     break
                 held[where] = lock
                 releasing.callback(lock.release)

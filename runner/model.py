@@ -48,7 +48,8 @@ class Holder:
 
     ``idle_s``: for how long it has been doing nothing, in seconds; None while it executes, or where
     that cannot be seen. ``since``: RFC 3339; when the connection began (PostgreSQL), or when its
-    present statement or pause did (MySQL). ``end_with``: what would end it.
+    present statement or pause did (MySQL). ``end_with``: what would end it. ``key``: the connection that
+    has the first key, where another one migrates.
     """
 
     connection: str
@@ -59,12 +60,16 @@ class Holder:
     idle_s: float | None = None
     end_with: str | None = None
     migrates: bool = False
+    key: str | None = None
+    image: str | None = None
+    pod: str | None = None
 
     def __str__(self) -> str:
         """For people: as much as is known."""
         who = "@".join(filter(None, (self.user, self.hostname)))
         run = f"run {self.run_id}" if self.run_id else ""
-        about = ", ".join(filter(None, (who, run)))
+        image = f"image {self.image}" if self.image else ""
+        about = ", ".join(filter(None, (who, run, image)))
         tail = ", which still migrates" if self.migrates else ""
         return f"{self.connection}{f' ({about})' if about else ''}{tail}"
 

@@ -55,7 +55,9 @@ def state(database: Database, project: Project) -> dict[str, Any]:
 
 def _source(database: Database) -> dict[tuple[str, str], list[str]]:
     """What SQLite keeps of each object. Constraints are in no order: batch mode takes them from a set."""
-    found = database.query("SELECT type, name, coalesce(sql, '') FROM sqlite_master")
+    found = database.query(
+        "SELECT type, name, coalesce(sql, '') FROM sqlite_master WHERE tbl_name NOT LIKE 'alembic_job_%'"
+    )
     return {(kind, name): sorted(line.strip().rstrip(",") for line in sql.splitlines()) for kind, name, sql in found}
 
 
