@@ -16,9 +16,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from .database import Database, Dialect, Session
+from .database import Dialect, Session
 from .events import Emit, LedgerUnavailable, counted
 from .model import Holder, Revision, VersionTable
+from .pen import OwnTable, Pen, Write
 
 LAYOUT = 1  # of the table; each row says which it was written in
 _NAME = "alembic_job_ledger"
@@ -49,11 +50,12 @@ _TYPES = {
     "runner_version": "VARCHAR(32)",
     "session": "VARCHAR(64)",
 }
-_COLUMNS = ", ".join(f"{name} {kind}" for name, kind in _TYPES.items()) + ", PRIMARY KEY (run_id, number)"
+_TABLE = OwnTable(
+    _NAME, ", ".join(f"{name} {kind}" for name, kind in _TYPES.items()) + ", PRIMARY KEY (run_id, number)"
+)
 _NAMES = ", ".join(_TYPES)
 _LONGEST = 4000  # of a text, in characters
 
-Write = tuple[str, Sequence[Any]]  # a statement with "?" for each value
 
 
 @dataclass(frozen=True)
@@ -212,17 +214,14 @@ class Journal:
     """
 
     def __init__(
-        self, who: Who, table: VersionTable, database: Database, session: Session | None, emit: Emit,
-        mask: Callable[[str], str],
-    ) -> None:  # fmt: skip
+        self, who: Who, table: VersionTable, pen: Pen, user: str | None, emit: Emit, mask: Callable[[str], str]
+    ) -> None:
+        self.pen = pen
         self._who = who
         self._table = table
-        self._database = database
-        self._session = session
+        self._user = user
         self._emit = emit
         self._mask = mask
-        self._migrating: Any = None  # the driver's connection, where it has to write
-        self._made = False
         self._over = False
         self._numbers: dict[tuple[str, str], int] = {}
         self._took: dict[int, float] = {}
@@ -231,17 +230,17 @@ class Journal:
 
     @property
     def _dialect(self) -> Dialect:
-        return self._database.dialect
+        return self.pen.dialect
 
     @property
     def _where(self) -> str:
-        return self._dialect.own_table(_NAME)
+        return self.pen.name(_TABLE)
 
     # --- what happens -----------------------------------------------------------------------------
 
     def begins(self, revision: Revision, direction: str, migrating: Any) -> None:
         """Before the first statement: the row is there from now on. A revision that is tried again keeps its row."""
-        self._migrating = migrating if self._dialect.ONE_WRITER else None
+        self.pen.migrating = migrating if self._dialect.ONE_WRITER else None
         key = (revision.revision, direction)
         number = self._numbers.get(key)
         if number is None:
@@ -278,13 +277,12 @@ class Journal:
 
     def migrated(self) -> None:
         """The session that migrates is gone."""
-        self._migrating = None
+        self.pen.migrating = None
 
     # --- the statements ---------------------------------------------------------------------------
 
     def _insert(self, number: int, revision: Revision, direction: str) -> Write:
         who = self._who
-        session = self._session.session_id() if self._session and not self._over else None
         values = {
             "run_id": who.run_id,
             "number": number,
@@ -303,9 +301,9 @@ class Journal:
             "image": who.image,
             "pod": who.pod,
             "hostname": who.hostname,
-            "db_user": self._database.url.user,
+            "db_user": self._user,
             "runner_version": who.version,
-            "session": None if session is None else str(session),
+            "session": None if self._over else self.pen.session_id(),
         }
         names, marks = ", ".join(values), ", ".join("?" for _ in values)
         clock = self._dialect.CLOCK
@@ -332,31 +330,10 @@ class Journal:
         if self._over:
             return
         try:
-            if self._migrating is not None:
-                self._on(self._migrating, writes)
-            elif self._session is None or self._dialect.ONE_WRITER:
-                self._anew(writes)
-            else:
-                try:
-                    self._session.with_connection(lambda connection: self._on(connection, writes))
-                except Exception:  # lost, most likely, as a cluster's are with any of its nodes
-                    self._anew(writes)
+            self.pen.write(_TABLE, writes)
         except Exception as error:
             self._over = True
             self._emit(unavailable(f"{self._where} cannot be written: {_said(error)}"))
-
-    def _anew(self, writes: Sequence[Write]) -> None:
-        session = self._database.connect()
-        try:
-            self._on(session.connection, writes)
-        finally:
-            session.close()
-
-    def _on(self, connection: Any, writes: Sequence[Write]) -> None:
-        if not self._made:
-            self._dialect.make_own_table(connection, _NAME, _COLUMNS)
-            self._made = True
-        self._dialect.together(connection, writes)
 
 
 def unavailable(why: str) -> LedgerUnavailable:

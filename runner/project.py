@@ -53,6 +53,7 @@ from .ledger import edited as edited_files
 from .ledger import read as read_ledger
 from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
 from .model import Plan, Revision, Rows, State
+from .pen import Pen
 from .place import Place
 from .recording import Recording
 from .retrying import Retries
@@ -495,8 +496,8 @@ class Project:
             place: Journal(
                 who,
                 place.table,
-                place.database,
-                turn[place].session if place in turn else None,
+                Pen(place.database, turn[place].session if place in turn else None),
+                place.database.url.user,
                 place.emit,
                 job.masked,
             )

@@ -13,6 +13,7 @@ from runner.database import Session
 from runner.events import Event
 from runner.ledger import Entry, Journal, Who, fingerprint, read
 from runner.model import Revision, VersionTable
+from runner.pen import Pen
 from tests.contract.test_session import runners
 from tests.databases import Database
 
@@ -26,7 +27,8 @@ class Run:
     def __init__(self, database: Database, session: Session | None, run_id: str, table: VersionTable = TABLE) -> None:
         self.said: list[Event] = []
         who = Who(run_id, "upgrade", "1.0", "node-1", "default/pod-1", "app:1")
-        self.journal = Journal(who, table, runners(database), session, self.said.append, lambda text: text)
+        pen = Pen(runners(database), session)
+        self.journal = Journal(who, table, pen, runners(database).url.user, self.said.append, lambda text: text)
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ stopping
 report watching
 schema worker wait
 screen
-keys lease ledger history
+keys lease pen history
+ledger resuming
 lock
 job engines host
 seam diagnosis shape ahead
