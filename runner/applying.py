@@ -17,6 +17,7 @@ from .errors import (
     RevisionDeferred,
     RevisionFailed,
     RevisionPartial,
+    RevisionUnresolved,
     RunnerError,
     TargetNotReached,
     WrongDatabase,
@@ -163,7 +164,10 @@ def _failure(
     emit: Emit,
 ) -> BaseException:
     """The revision in flight did not complete: report it, and say what is true now."""
-    cause = flight.error or ended_with
+    if isinstance(flight.stopped, RevisionUnresolved):
+        emit(flight.stopped.event)
+        return flight.stopped
+    cause = flight.stopped or flight.error or ended_with
     dialect = recording.dialect
     refusal = _refusal(dialect, cause)
     code = refusal.code if refusal else _code(dialect, cause)
@@ -181,7 +185,8 @@ def _failure(
         left = _numbers(flight) or "an unknown part"
         doubt = ", and perhaps the last one" if flight.durable and unknown else ""
         said += f" In the database of it: {left}{doubt}."
-        error = RevisionPartial(said, hint=_dropping(invalid, RevisionPartial.hint), code=code, revision=flight.id)
+        hint = _going_on(flight) if flight.resumable else RevisionPartial.hint
+        error = RevisionPartial(said, hint=_dropping(invalid, hint), code=code, revision=flight.id)
     else:
         undone = [*undone, flight.id]
         said += " Nothing of it remains."
@@ -233,6 +238,13 @@ def _dropping(invalid: Mapping[str, bool], hint: str) -> str:
     """What to do about invalid indexes comes first."""
     drops = "; ".join(f"DROP INDEX CONCURRENTLY {index}" for index in invalid)
     return f"{drops}. {hint}" if drops else hint
+
+
+def _going_on(flight: Flight) -> str:
+    return (
+        "Remove the cause and run again: the run goes on behind what is in the database. If the file has to change: undo"
+        f" that first, then: alembic-job resolve {flight.id} --rolled-back --reason TEXT."
+    )
 
 
 def _without_version(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
     FINDINGS = 37
     REVISION_FAILED = 40
     REVISION_PARTIAL = 41
+    REVISION_UNRESOLVED = 42
     REVISION_DEFERRED = 43
     DEADLINE_EXCEEDED = 44
     TARGET_NOT_REACHED = 45
@@ -245,6 +246,14 @@ class RevisionPartial(RunnerError):
         "Do not simply run again: undo the statements listed as durable_statements, or make the revision"
         " skip them; then run again."
     )
+
+
+class RevisionUnresolved(RunnerError):
+    """An earlier run left a revision half done, and only a person can tell how to go on."""
+
+    exit_code = ExitCode.REVISION_UNRESOLVED
+    hint = "'alembic-job resolve' settles it, when the revision is complete or nothing of it is left."
+    event: Any = None  # what is recorded, and what the revision sends now
 
 
 class RevisionDeferred(RunnerError):

@@ -49,6 +49,15 @@ class DurableStatement(TypedDict):
     sql: str
 
 
+class RecordedStatement(TypedDict):
+    """A statement as it was recorded, and what the revision sends now under its number, where that is known."""
+
+    statement_number: int
+    state: str
+    sql: str | None
+    now: str | None
+
+
 class HolderFields(TypedDict):
     """Who holds a lock, as far as the server tells."""
 
@@ -589,6 +598,31 @@ class RevisionEdited(Event):
             f"{self.path} was changed after {self.revision} was applied, {self.applied or 'nobody knows when'} by {by}:"
             " what is in the database may not be what it says."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionHalfDone(Event):
+    """An earlier run left a revision half done. ``resumed``: this one goes on behind what is there."""
+
+    name = "revision_half_done"
+    level = "warning"
+    revision: str
+    direction: str
+    run: str
+    statements: list[RecordedStatement]
+    count: int
+    resumed: bool
+
+    @property
+    def message(self) -> str:
+        done = numbered([one["statement_number"] for one in self.statements if one["state"] == "done"])
+        doubtful = numbered([one["statement_number"] for one in self.statements if one["state"] == "started"])
+        parts = [
+            f"in the database of it: {done}" if done else "",
+            f"begun, perhaps there: {doubtful}" if doubtful else "",
+        ]
+        going_on = " This run goes on behind them." if self.resumed else ""
+        return f"{self.revision} was left half done by run {self.run}; {', '.join(filter(None, parts))}.{going_on}"
 
 
 @dataclass(frozen=True, kw_only=True)

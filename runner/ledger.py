@@ -57,7 +57,6 @@ _NAMES = ", ".join(_TYPES)
 _LONGEST = 4000  # of a text, in characters
 
 
-
 @dataclass(frozen=True)
 class Entry:
     """A row. ``parents`` and what it depends on are None where somebody edited them to what cannot be read."""
@@ -227,6 +226,11 @@ class Journal:
         self._took: dict[int, float] = {}
         self._last: dict[str, int] = {}
         self._later: dict[int, Write] = {}  # by row: only the newest counts
+
+    @property
+    def run_id(self) -> str:
+        """Of the run that writes."""
+        return self._who.run_id
 
     @property
     def _dialect(self) -> Dialect:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Rows = tuple[str, ...]  # of the version table
-State = Literal["current", "behind", "empty", "unmanaged", "unknown", "ahead"]
+State = Literal["current", "behind", "empty", "unmanaged", "unknown", "ahead", "partial"]
 
 
 @dataclass(frozen=True)

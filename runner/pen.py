@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +45,11 @@ class Pen:
         number = self._session.session_id() if self._session else None
         return None if number is None else str(number)
 
+    def make(self, table: OwnTable) -> None:
+        """Create the table where it is missing. Raises the driver's errors."""
+        if table.name not in self._made:
+            self.write(table, ())
+
     def write(self, table: OwnTable, writes: Sequence[Write]) -> None:
         """Run the statements, creating the table where it is missing. Raises the driver's errors."""
         if self.migrating is not None:
@@ -63,10 +67,17 @@ class Pen:
         if self.migrating is not None:
             return rows_of(self.migrating, sql)
         if self._session is not None:
-            with suppress(Exception):  # lost, as above
+            try:
                 return self._session.ask(sql)
-        with self._database.session() as session:
+            except Exception as error:
+                refusal = self.dialect.classify(error)
+                if not refusal or not refusal.connection_lost:
+                    raise
+        session = self._database.connect()
+        try:
             return session.ask(sql)
+        finally:
+            session.close()
 
     def _anew(self, table: OwnTable, writes: Sequence[Write]) -> None:
         session = self._database.connect()
@@ -78,8 +89,10 @@ class Pen:
     def _on(self, connection: Any, table: OwnTable, writes: Sequence[Write]) -> None:
         if table.name not in self._made:
             self.dialect.make_own_table(connection, table.name, table.columns)
-            self._made.add(table.name)
-        self.dialect.together(connection, writes)
+            if connection is not self.migrating:  # whose transaction may be rolled back
+                self._made.add(table.name)
+        if writes:
+            self.dialect.together(connection, writes)
 
 
 def rows_of(connection: Any, sql: str) -> list[tuple[Any, ...]]:

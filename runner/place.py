@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from .ahead import Ahead
@@ -12,6 +12,7 @@ from .errors import RunnerError
 from .events import Emit, Event
 from .ledger import Ledger
 from .model import Rows, State, VersionTable, is_own
+from .resuming import Half
 from .seam import Seen
 
 _READ_BACK_S = 15.0
@@ -43,6 +44,8 @@ class Place:
         self.goal: Rows = ()
         self.tables: frozenset[str] = frozenset()
         self.ledger = Ledger()
+        self.halves: Mapping[str, Half] = {}  # the revisions that an earlier run has begun, by what it recorded
+        self.unreadable: str | None = None  # why the record of them cannot be relied on
         self.ahead: Ahead | None = None  # of this image
         self._look = look
         self._emit = emit

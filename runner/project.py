@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from .errors import (
     HistoryInvalid,
     LoginRefused,
     PermissionDenied,
+    RevisionUnresolved,
     RunnerError,
     SchemaUnmanaged,
     TargetNotReached,
@@ -48,7 +49,7 @@ from .fence import Busy, Fence
 from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
-from .ledger import Entry, Journal, Ledger, Who, told, unavailable
+from .ledger import Entry, Journal, Ledger, Who, fingerprint, told, unavailable
 from .ledger import edited as edited_files
 from .ledger import read as read_ledger
 from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
@@ -56,6 +57,8 @@ from .model import Plan, Revision, Rows, State
 from .pen import Pen
 from .place import Place
 from .recording import Recording
+from .resuming import Half, Unreadable
+from .resuming import read as read_halves
 from .retrying import Retries
 from .seam import Environment, Seen
 from .settings import url_problem
@@ -231,8 +234,17 @@ class Project:
             place.read_on(session)
             place.tables = session.tables()
             place.ledger = self._ledger(session, place.tables)
-        if place.ledger.trouble:
-            place.emit(unavailable(place.ledger.trouble))
+            self._read_halves(place, session)
+        for trouble in filter(None, (place.ledger.trouble, place.unreadable)):
+            place.emit(unavailable(trouble))
+
+    def _read_halves(self, place: Place, session: Session) -> None:
+        place.halves, place.unreadable = {}, None
+        try:
+            if self.job.settings.ledger:
+                place.halves = read_halves(session, place.tables, place.table)
+        except Unreadable as error:
+            place.unreadable = str(error)
 
     def _ledger(self, session: Session, tables: frozenset[str]) -> Ledger:
         return read_ledger(session, tables) if self.job.settings.ledger else Ledger()
@@ -266,6 +278,8 @@ class Project:
         return plan
 
     def _state(self, place: Place, current: Rows, goal: Rows) -> State:
+        if self.halves(place):
+            return "partial"
         if not current:
             return place.state_if_empty
         if self.history.known(current)[1]:
@@ -389,13 +403,60 @@ class Project:
             if error := self.unmanaged(place):
                 raise error
 
+    def halves(self, place: Place) -> list[Half]:
+        """The revisions that an earlier run left half done, and nobody has settled since."""
+        return [
+            half
+            for half in place.halves.values()
+            if half.is_left and self._contains(place.rows, half.revision) == (half.direction == "downgrade")
+        ]
+
+    def _contains(self, rows: Rows, revision: str) -> bool:
+        known = not self.history.known([revision])[1]
+        return revision in rows or (known and self.history.holds(rows, (revision,)))
+
+    def require_resumable(self, turn: Turn, steps_from: StepsFrom, direction: str) -> None:
+        """Tell of what an earlier run left half done. Raises RevisionUnresolved where this one cannot go on behind it.
+
+        Under the lock: before that, it may be what another run is just about to do.
+        """
+        for place, held in turn.items():
+            place.tables = held.session.tables()
+            self._read_halves(place, held.session)
+            plan = steps_from(place, self.history, place.rows)
+            steps = {step.revision.revision for step in plan if isinstance(step, RevisionStep)}
+            if place.unreadable and steps:
+                raise RevisionUnresolved(
+                    f"{place.unreadable}. Whether an earlier run left a revision half done cannot be told.",
+                    hint="Repair the table; or drop it, if all revisions are complete.",
+                )
+            for half in self.halves(place):
+                why = self._why_not(half, steps, direction)
+                place.emit(half.event(resumed=not why))
+                if why and steps:
+                    raise half.unresolved(why)
+
+    def _why_not(self, half: Half, steps: Collection[str], direction: str) -> str | None:
+        """Why this run does not go on behind what was done of a revision; None when it does."""
+        held, missing = self.history.known([half.revision])
+        if missing:
+            return "This image does not hold it."
+        if half.direction != direction or half.revision not in steps:
+            return f"This run would not {half.direction} it."
+        if self.job.settings.resume == "off":
+            return "ALEMBIC_JOB_RESUME is off."
+        if half.sha256 and fingerprint(held[0].path) != half.sha256:
+            return f"{held[0].path} was changed since."
+        return None
+
     def unmanaged(self, place: Place) -> SchemaUnmanaged | None:
         """The error for tables without a version, as far as ``ON_UNMANAGED`` minds them."""
         on_unmanaged = self.job.settings.on_unmanaged
         if place.rows or not place.others or on_unmanaged == "upgrade":
             return None
         half_done = place.dialect.DDL_COMMITS and place.others != place.tables
-        if error := diagnosis.unmanaged(self.history, self.pending(place), place.tables, half_done=half_done):
+        pending = [revision for revision in self.pending(place) if revision.revision not in place.halves]
+        if error := diagnosis.unmanaged(self.history, pending, place.tables, half_done=half_done):
             return error
         if on_unmanaged == "fail":
             count, names = counted(len(place.others), "table"), listed(sorted(place.others))

@@ -12,6 +12,7 @@ import functools
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from sqlalchemy import event
 
 from . import engines
 from .database import Ask, Dialect, Ending, Session, driver_autocommits
-from .errors import RunnerError
+from .errors import RevisionUnresolved, RunnerError
 from .events import (
     DurableStatement,
     RevisionExecuted,
@@ -29,10 +30,11 @@ from .events import (
     StatementExecuted,
     TransactionCommitted,
 )
-from .ledger import Journal
+from .ledger import Journal, fingerprint, unavailable
 from .masking import sql_literals
 from .model import Revision
 from .place import Place
+from .resuming import Progress, Recorded, Replayed, Unrecorded, forget
 from .statements import Kind, kind_of, savepoint_restored, savepoint_set, table_written, temporary_table
 from .stopping import Cut
 from .watching import InFlight, Reason, Watch
@@ -52,6 +54,7 @@ class Statement:
     durable: bool = False
     undone: bool = False
     sent: InFlight | None = None  # what was seen of it while it ran
+    recorded: Recorded | None = None  # by an earlier run, so that it is left out
 
 
 @dataclass
@@ -64,6 +67,8 @@ class Flight:
     heads: frozenset[str] | None = None  # what the version table holds once Alembic has moved it
     error: BaseException | None = None
     doubtful: bool = False  # the connection was lost before the server said what became of a statement
+    progress: Progress | None = None  # what is recorded of it; None where nothing can be
+    stopped: RevisionUnresolved | Unrecorded | None = None  # why no further statement of it may be sent
 
     @property
     def id(self) -> str:
@@ -78,6 +83,11 @@ class Flight:
         if last is None or last.returned:
             return None
         return last if last.error in (None, cause, getattr(cause, "orig", None)) else None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether what it left is recorded, so that a run can go on behind it."""
+        return self.progress is not None and not self.progress.given_up
 
     @property
     def count(self) -> int:
@@ -130,6 +140,7 @@ class Recording:
         self._invalid: frozenset[str] = frozenset()
         self._inside = False
         self._sent_for: Flight | None = None
+        self._begun: set[tuple[str, str]] = set()
         self._temporary: set[str] = set()
         self._warned: set[str] = set()
         self._detach: list[Callable[[], None]] = []
@@ -163,6 +174,8 @@ class Recording:
             if ours and self._inside and self.flight and self.flight.changed:
                 self._say_sent()
             with self._watch.our_code():  # a commit that is cut short may be one or not
+                if ours and not aborted:
+                    self._record_before_commit()
                 commit(dbapi)
                 if ours:
                     self._transaction_ended("rollback" if aborted else "commit")
@@ -178,7 +191,7 @@ class Recording:
         self._put(dialect, "do_rollback", do_rollback)
         # Not SQLAlchemy's event: reflection of a MySQL table turns that off for the whole connection.
         for name in ("do_execute", "do_execute_no_params", "do_executemany"):
-            self._put(dialect, name, self._noting_failure(getattr(dialect, name)))
+            self._put(dialect, name, self._executing(getattr(dialect, name)))
         context.on_version_apply_callbacks += (self._version_moved,)
 
     def _learn(self, connection: Any) -> None:
@@ -213,24 +226,37 @@ class Recording:
 
         self._detach.append(take_back)
 
-    def _noting_failure(self, execute: Callable[..., Any]) -> Callable[..., Any]:
-        def noting(*arguments: Any) -> Any:
+    def _executing(self, execute: Callable[..., Any]) -> Callable[..., Any]:
+        """``arguments``: the driver's cursor, what it is to execute, and SQLAlchemy's context."""
+
+        def executing(*arguments: Any) -> Any:
+            cursor, context = arguments[0], arguments[-1]
+            if (statement := self._in_flight) and statement.recorded:
+                context.cursor = Replayed(cursor, statement.recorded)
+                return None
             try:
                 return execute(*arguments)
             except BaseException as error:
-                self._after_failure(error, arguments[-1])
+                self._after_failure(error, context)
                 raise
 
-        return noting
+        return executing
+
+    @property
+    def _in_flight(self) -> Statement | None:
+        """The statement of a revision that was not answered yet."""
+        last = self.flight.statements[-1] if self._inside and self.flight and self.flight.statements else None
+        return None if last is None or last.returned or last.error else last
 
     def begin(self, revision: Revision, step: MigrationStep, position: int, count: int) -> None:
         """A revision is about to be handed to Alembic."""
         if self._ask and self.dialect.LIMIT_ENDS_WITH_TRANSACTION and not self._autocommits:
             # Begins the transaction that Alembic goes on with.
             self.dialect.limit_lock_wait(self._ask, self._lock_wait_s)
+        direction = "upgrade" if step.is_upgrade else "downgrade"
         if self._journal:
-            self._journal.begins(revision, "upgrade" if step.is_upgrade else "downgrade", self._migrating)
-        self.flight = flight = Flight(revision, time.monotonic())
+            self._journal.begins(revision, direction, self._migrating)
+        self.flight = flight = Flight(revision, time.monotonic(), progress=self._progress(revision, direction))
         self._last = position == count
         run = step.migration_fn
 
@@ -239,14 +265,16 @@ class Recording:
             self._inside = True
             try:
                 with self._watch.their_code():
-                    return run(*args, **keywords)
+                    run(*args, **keywords)
+                if flight.progress:
+                    self._or_stop(flight, flight.progress.ends)
             except BaseException as error:
                 flight.error = error
                 raise
             finally:
                 self._inside = False
 
-        step.migration_fn = recorded
+        step.migration_fn = recorded  # whose answer nobody asks for
         self.emit(
             RevisionStarted(
                 revision=revision.revision,
@@ -257,6 +285,25 @@ class Recording:
                 count=count,
             )
         )
+
+    def _progress(self, revision: Revision, direction: str) -> Progress | None:
+        journal = self._journal
+        if journal is None:
+            return None
+        progress = Progress(
+            pen=journal.pen,
+            table=self.place.table,
+            revision=revision.revision,
+            direction=direction,
+            run_id=journal.run_id,
+            sha256=fingerprint(revision.path),
+            warn=lambda why: self.emit(unavailable(why)),
+            half=self.place.halves.get(revision.revision),
+        )
+        again = (revision.revision, direction) in self._begun
+        self._begun.add((revision.revision, direction))
+        progress.begins(again=again)
+        return progress
 
     def end(self) -> None:
         """Alembic came back for the next step: the revision was executed, and maybe committed."""
@@ -292,6 +339,9 @@ class Recording:
             code = getattr(failure, "code", None)
             journal.ended(self.flight.id, "failed", code, str(failure) if failure else None)
         journal.flush()
+        settled = [flight.id for flight in self.executed[: self.committed] if flight.progress and flight.progress.wrote]
+        with suppress(Exception):  # what is recorded of an applied revision is of no account
+            forget(journal.pen, self.place.table, settled)
 
     # --- what is committed ------------------------------------------------------------------------
 
@@ -349,11 +399,14 @@ class Recording:
         if self.flight:
             self.flight.heads = frozenset(heads)
 
-    def _before_statement(self, connection: Any, cursor: Any, sql: str, *_: Any) -> None:
+    def _before_statement(self, connection: Any, cursor: Any, sql: str, parameters: Any, *_: Any) -> None:
         if not (self._inside and self.flight):
             return
         with self._watch.our_code():
             statement = self._noted(self.flight, connection, sql)
+            self._look_up(self.flight, statement, connection, parameters)
+        if statement.recorded:
+            return
         statement.sent = self._watch.sent(
             InFlight(
                 revision=self.flight.id,
@@ -383,6 +436,34 @@ class Recording:
         flight.statements.append(Statement(number, kind, sql, time.monotonic(), aborted))
         return flight.statements[-1]
 
+    def _look_up(self, flight: Flight, statement: Statement, connection: Any, parameters: Any) -> None:
+        """Whether an earlier run has executed this statement already."""
+        progress, number = flight.progress, statement.number
+        if progress is None or number is None or not self._is_migrating(connection):
+            return
+        driver = _driver_connection(connection.connection)
+
+        def look_up() -> None:
+            statement.recorded = progress.before(number, statement.kind, statement.sql, parameters, driver)
+
+        self._or_stop(flight, look_up)
+
+    def _or_stop(self, flight: Flight, do: Callable[[], None]) -> None:
+        """Not even a revision that catches every Exception goes on behind this."""
+        try:
+            if flight.stopped is None:
+                do()
+        except (RevisionUnresolved, Unrecorded) as error:
+            flight.stopped = error
+        if flight.stopped:
+            raise Cut(str(flight.stopped)) from flight.stopped
+
+    def _record_before_commit(self) -> None:
+        if self._inside and self.flight and self.flight.progress:
+            undone = {statement.number for statement in self.flight.statements if statement.undone}
+            progress = self.flight.progress
+            self._or_stop(self.flight, lambda: progress.commits(self._migrating, undone=undone))
+
     def _is_migrating(self, connection: Any) -> bool:
         return _driver_connection(connection.connection) is self._migrating
 
@@ -392,6 +473,10 @@ class Recording:
         self._watch.came_back()
         statement = self.flight.statements[-1]
         statement.returned = True
+        if statement.recorded:
+            statement.durable = True
+            self._watch.back_in_their_code()
+            return
         if temporary := temporary_table(sql):
             self._temporary.add(temporary)
         if savepoint := savepoint_restored(sql):
@@ -410,6 +495,10 @@ class Recording:
             )
         if statement.kind in ("dml", "ddl") and not gives_rows:
             self._tell_warnings(connection)
+        if self.flight.progress and statement.number and self._is_migrating(connection):
+            progress = self.flight.progress
+            driver = _driver_connection(connection.connection)
+            self._or_stop(self.flight, lambda: progress.after(statement.kind, sql, cursor, driver))
         self._watch.back_in_their_code()
         if statement.sent and statement.sent.cut:  # MySQL's SLEEP returns 1 when it is cancelled
             raise Cut(statement.sent.cut.said)
@@ -424,8 +513,8 @@ class Recording:
 
     def _after_failure(self, error: BaseException, context: Any) -> None:
         """A revision may catch this and go on, so it is settled here and now. ``context``: SQLAlchemy's."""
-        statement = self.flight.statements[-1] if self._inside and self.flight and self.flight.statements else None
-        if statement is None or statement.returned or statement.error:
+        statement = self._in_flight
+        if statement is None:
             return
         self._watch.came_back()
         statement.error = error
@@ -433,13 +522,14 @@ class Recording:
         self._watch.back_in_their_code()
 
     def _settle_failure(self, statement: Statement, error: BaseException, driver: Any) -> None:
-        if not isinstance(error, Exception):  # cut short before the answer, so the session cannot be asked any more
-            if self.flight and self._lasts(statement.kind, driver):
-                self.flight.doubtful = True
-            return
-        refusal = self.dialect.classify(error)
-        if self.flight and refusal and refusal.unanswered and self._lasts(statement.kind, driver):
+        refusal = self.dialect.classify(error) if isinstance(error, Exception) else None
+        answered = isinstance(error, Exception) and not (refusal and refusal.unanswered)
+        if self.flight and self.flight.progress:
+            self.flight.progress.failed(answered=answered)
+        if self.flight and not answered and self._lasts(statement.kind, driver):
             self.flight.doubtful = True
+        if not isinstance(error, Exception):  # cut short before the answer, so the session cannot be asked any more
+            return
         self._transaction_ended(self.dialect.after_failure(statement.kind, driver, self.dialect.code_of(error)))
 
     def _lasts(self, kind: Kind, driver: Any) -> bool:

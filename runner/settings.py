@@ -129,6 +129,11 @@ class Settings(BaseSettings):
     on_edited: Literal["warn", "fail", "ignore"] = Field(
         "warn", description="a revision file changed after it was applied: warn, refuse, or say nothing"
     )
+    resume: Literal["auto", "off"] = Field(
+        "auto",
+        description="go on at the statement where an earlier run stopped, when that is proven safe; off: leave it to a"
+        " person",
+    )
     ledger: bool = Field(True, description="keep a table of what was run; false: no tables of our own")
     heartbeat: Duration = Field(
         timedelta(seconds=15), description="how often a long wait or statement reports", gt=timedelta(0)

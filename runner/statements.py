@@ -39,6 +39,24 @@ _KINDS: dict[str, Kind] = {
 _STRONGEST: tuple[Kind, ...] = ("ddl", "dml", "commit", "rollback", "lock")
 
 
+_PART = r"""(?:`[^`]+`|"[^"]+"|\[[^\]]+\]|[\w$]+)"""
+_NAME = rf"(?!ON\b){_PART}(?:\s*\.\s*{_PART})*"
+_OBJECT = r"(?P<kind>TABLE|VIEW|SEQUENCE|TRIGGER|PROCEDURE|FUNCTION|EVENT|TYPE|INDEX)"
+_ABOUT = re.compile(
+    rf"(?:CREATE|ALTER|DROP)\s+(?:(?:OR\s+REPLACE|UNIQUE|FULLTEXT|SPATIAL|MATERIALIZED|UNLOGGED|ONLINE|OFFLINE)\s+)*{_OBJECT}"
+    rf"\s+(?:(?:CONCURRENTLY|ONLY|IF\s+(?:NOT\s+)?EXISTS)\s+)*(?P<names>{_NAME}(?:\s*,\s*{_NAME})*)(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_OF_TABLE = re.compile(rf"\s*(?:USING\s+\w+\s+)?ON\s+(?:ONLY\s+)?(?P<name>{_NAME})", re.IGNORECASE)
+_RENAMES = re.compile(
+    rf"RENAME\s+TABLES?\s+(?P<names>{_NAME}\s+TO\s+{_NAME}(?:\s*,\s*{_NAME}\s+TO\s+{_NAME})*)", re.IGNORECASE
+)
+_RENAMED = re.compile(
+    rf"\s*RENAME\s+(?:TO\s+|AS\s+)?(?!COLUMN|INDEX|KEY|CONSTRAINT)(?P<name>{_NAME})\s*;?\s*\Z", re.IGNORECASE
+)
+_FILLS = re.compile(r"\bSELECT\b", re.IGNORECASE)
+
+
 def first_word(sql: str) -> str:
     """The first keyword after comments and brackets, in capitals."""
     match = _WORD.match(sql, _start(sql))
@@ -67,9 +85,9 @@ def temporary_table(sql: str) -> str | None:
     return _named(_TEMPORARY, sql)
 
 
-def table_written(sql: str) -> str | None:
-    """The table whose rows this changes."""
-    return _named(_WRITTEN, sql)
+def table_written(sql: str, *, whole: bool = False) -> str | None:
+    """The table whose rows this changes; ``whole``: as the statement has it."""
+    return _named(_WRITTEN, sql, whole=whole)
 
 
 def savepoint_set(sql: str) -> str | None:
@@ -82,8 +100,30 @@ def savepoint_restored(sql: str) -> str | None:
     return _named(_BACK_TO, sql)
 
 
-def _named(pattern: re.Pattern[str], sql: str) -> str | None:
+def objects(sql: str) -> list[tuple[str, str]] | None:
+    """What a DDL statement is about, as kind and name: ``("TABLE", "orders")``; None where that cannot be told.
+
+    An index comes with its table, where the statement names it.
+    """
+    text = sql[_start(sql) :]
+    if renames := _RENAMES.match(text):
+        return [("TABLE", name) for name in re.findall(_NAME, re.sub(r"(?i)\sTO\s", " , ", renames["names"]))]
+    about = _ABOUT.match(text)
+    if about is None or (about["kind"].upper() == "TABLE" and text[:1] in "cC" and _FILLS.search(about["rest"])):
+        return None  # a table that is made and filled is not made and filled at once
+    kind = about["kind"].upper()
+    found = [(kind, name) for name in re.findall(_NAME, about["names"])]
+    if kind == "INDEX" and (table := _OF_TABLE.match(about["rest"])):
+        found.append(("TABLE", table["name"]))
+    if kind == "TABLE" and (renamed := _RENAMED.match(about["rest"])):
+        found.append(("TABLE", renamed["name"]))
+    return found
+
+
+def _named(pattern: re.Pattern[str], sql: str, *, whole: bool = False) -> str | None:
     match = pattern.match(sql, _start(sql))
+    if match and whole:
+        return match["name"].rstrip(";")
     return match["name"].rpartition(".")[2].strip('`"[];').lower() if match else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -64,6 +65,7 @@ class Dialect(Protocol):
     DDL_COMMITS: bool
     NO_SCHEMA: tuple[str, ...]  # the codes for a table in a schema that is not there
     CLOCK: str  # the server's, in seconds, as SQL
+    HIDES_TRANSACTIONS: bool  # behind BEGIN or LOCK TABLES nobody tells whether a transaction is open
     ONE_WRITER: bool  # while one session writes, no other can
     LEASES: bool  # whether a row can serve as a lock; without it, what only the lease asks is not there
     LIMIT_ENDS_WITH_TRANSACTION: bool  # what limit_lock_wait sets, which is for the session elsewhere
@@ -157,6 +159,21 @@ class Dialect(Protocol):
     def make_own_table(self, connection: Any, name: str, columns: str) -> None:
         """Create it where it is missing."""
 
+    def literal(self, text: str) -> str:
+        """A text within a statement, the same for every driver and whatever quoting the session is set to."""
+
+    def joins(self, kind: str, connection: Any) -> bool:
+        """Whether a statement of this kind, sent now, lasts only as its session's transaction does."""
+
+    def lasts_at_once(self, ask: Ask, table: str) -> bool:
+        """Whether what is written to the rows of this table stays, whatever becomes of the transaction."""
+
+    def definitions(self, ask: Ask, objects: Sequence[tuple[str, str]]) -> dict[str, str | None] | None:
+        """How these objects are defined now, a line for each part, which begins with its name in backticks.
+
+        None for one that is not there; and instead of all when there is none that can be looked up.
+        """
+
     def session_mark(self, ask: Ask) -> str:
         """What tells this session from every other that this server ever had or will have."""
 
@@ -225,6 +242,11 @@ class Dialect(Protocol):
 
     def aborted(self, connection: Any) -> bool:
         """Whether the transaction is lost already, so that COMMIT will roll back."""
+
+
+def unquoted(name: str) -> str:
+    """The last part of a name as SQL has it, without quotes."""
+    return re.split(r"\s*\.\s*", name.strip())[-1].strip('`"[]')
 
 
 def driver_autocommits(connection: Any) -> bool:

@@ -35,6 +35,7 @@ from .dialect import (
     from_driver,
     one_line,
     server_url_problem,
+    unquoted,
 )
 
 NAME = "mysql"
@@ -43,6 +44,7 @@ LOCK_KIND, LOCK_REASON = "GET_LOCK", SERVER_LOCK
 LOCKING_READ = "LOCK IN SHARE MODE"
 DDL_COMMITS = True
 NO_SCHEMA = ("1049",)
+HIDES_TRANSACTIONS = True
 ONE_WRITER = False
 LEASES = True
 CLOCK = "UNIX_TIMESTAMP(NOW(6))"
@@ -398,6 +400,49 @@ def make_own_table(connection: Any, name: str, columns: str) -> None:
             f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns}) ENGINE=InnoDB"
             " DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
         )
+
+
+def literal(text: str) -> str:
+    """In hexadecimal: what a backslash or a double quote means is up to ``sql_mode``."""
+    return f"_utf8mb4 X'{text.encode().hex()}'"
+
+
+def joins(kind: str, connection: Any) -> bool:
+    """DDL commits."""
+    return kind == "dml" and not driver_autocommits(connection)
+
+
+def lasts_at_once(ask: Ask, table: str) -> bool:
+    """MyISAM, Aria and MEMORY know no transactions."""
+    schema, _, name = table.rpartition(".")
+    where = f"TABLE_SCHEMA = {literal(unquoted(schema))}" if schema else "TABLE_SCHEMA = DATABASE()"
+    found = ask(
+        f"SELECT ENGINE FROM information_schema.TABLES WHERE {where} AND TABLE_NAME = {literal(unquoted(name))}"
+    )
+    return bool(found) and str(found[0][0]).lower() not in ("innodb", "rocksdb", "ndbcluster", "none")
+
+
+_SHOWN = {"TABLE": "TABLE", "VIEW": "TABLE", "SEQUENCE": "TABLE"} | {
+    kind: kind for kind in ("TRIGGER", "PROCEDURE", "FUNCTION", "EVENT")
+}
+_NOT_THERE = ("1146", "1305", "1360", "1539", "1347", "1049", "4091")
+
+
+def definitions(ask: Ask, objects: Sequence[tuple[str, str]]) -> dict[str, str | None] | None:
+    """As SHOW CREATE says it. An index is part of its table."""
+    found: dict[str, str | None] = {}
+    for kind, name in objects:
+        if kind in _SHOWN:
+            try:
+                row = ask(f"SHOW CREATE {_SHOWN[kind]} {name}")[0]
+            except Exception as error:
+                if code_of(error) not in _NOT_THERE:
+                    raise
+                found[f"{kind} {name}"] = None
+            else:
+                text = str(row[1] if _SHOWN[kind] == "TABLE" else row[2])
+                found[f"{kind} {name}"] = re.sub(r" AUTO_INCREMENT=\d+", "", text)
+    return found or None
 
 
 def session_mark(ask: Ask) -> str:

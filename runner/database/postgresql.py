@@ -43,6 +43,7 @@ LOCK_KIND, LOCK_REASON = "pg_advisory_lock", SERVER_LOCK
 LOCKING_READ = ""
 DDL_COMMITS = False
 NO_SCHEMA = ("3F000",)
+HIDES_TRANSACTIONS = False
 ONE_WRITER = False
 LEASES = True
 CLOCK = "extract(epoch FROM clock_timestamp())"
@@ -296,6 +297,48 @@ def make_own_table(connection: Any, name: str, columns: str) -> None:
         except Exception as error:
             if code_of(error) not in ("23505", "42P07", "42P06"):
                 raise
+
+
+def literal(text: str) -> str:
+    """In hexadecimal, as the others."""
+    return f"convert_from(decode('{text.encode().hex()}', 'hex'), 'UTF8')"
+
+
+def joins(kind: str, connection: Any) -> bool:
+    """Everything does, DDL too."""
+    return not driver_autocommits(connection) or _transaction_status(connection) not in (None, _IDLE)
+
+
+def lasts_at_once(ask: Ask, table: str) -> bool:
+    """All tables are alike."""
+    return False
+
+
+_PARTS = """
+SELECT '`' || attname || '` ' || format_type(atttypid, atttypmod) || CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END
+    || coalesce(' DEFAULT ' || pg_get_expr(adbin, adrelid), '')
+  FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+  WHERE attrelid = {what} AND attnum > 0 AND NOT attisdropped
+UNION ALL SELECT '`' || conname || '` ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = {what}
+UNION ALL SELECT '`' || indexrelid::regclass || '` ' || pg_get_indexdef(indexrelid)
+    || CASE WHEN indisvalid THEN '' ELSE ' INVALID' END
+  FROM pg_index WHERE {what} IN (indrelid, indexrelid)
+ORDER BY 1"""
+
+
+def definitions(ask: Ask, objects: Sequence[tuple[str, str]]) -> dict[str, str | None] | None:
+    """Columns, constraints and indexes; the labels of an enumeration."""
+    found: dict[str, str | None] = {}
+    for kind, name in [one for one in objects if one[0] != "TABLE" or objects[0][0] != "INDEX"]:
+        if kind in ("TABLE", "INDEX"):
+            parts = ask(_PARTS.format(what=f"to_regclass({literal(name)})"))
+        elif kind == "TYPE":
+            what = f"to_regtype({literal(name)})"
+            parts = ask(f"SELECT '`' || enumlabel || '`' FROM pg_enum WHERE enumtypid = {what} ORDER BY enumsortorder")
+        else:
+            continue
+        found[f"{kind} {name}"] = "\n".join(str(part) for (part,) in parts) or None
+    return found or None
 
 
 def session_mark(ask: Ask) -> str:

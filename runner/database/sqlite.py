@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import ConfigInvalid, DatabaseMissing, DatabaseUnreachable, PermissionDenied, RunnerError
 from ..model import Holder, VersionTable
 from ..url import URL
-from .dialect import Ask, Ending, Refusal, Room, driver_autocommits, from_driver, one_line
+from .dialect import Ask, Ending, Refusal, Room, driver_autocommits, from_driver, one_line, unquoted
 
 NAME = "sqlite"
 LOCK_KIND, LOCK_REASON = "flock", "a lock file beside the database"
@@ -23,6 +23,7 @@ LOCKING_READ = ""
 DDL_COMMITS = True
 NO_SCHEMA = ()
 CLOCK = "((julianday('now') - 2440587.5) * 86400.0)"
+HIDES_TRANSACTIONS = False
 ONE_WRITER = True
 LEASES = False  # a row in the file could not be renewed while the migration writes to it
 LIMIT_ENDS_WITH_TRANSACTION = False
@@ -253,6 +254,39 @@ def make_own_table(connection: Any, name: str, columns: str) -> None:
         cursor.execute(f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns})")
     finally:
         cursor.close()
+
+
+def literal(text: str) -> str:
+    """In hexadecimal, as the others."""
+    return f"CAST(X'{text.encode().hex()}' AS TEXT)"
+
+
+def joins(kind: str, connection: Any) -> bool:
+    """DDL is part of a transaction that is open; the driver opens one before each DML, unless it is told not to."""
+    return _in_transaction(connection) or (kind == "dml" and not driver_autocommits(connection))
+
+
+def lasts_at_once(ask: Ask, table: str) -> bool:
+    """All tables are alike."""
+    return False
+
+
+def definitions(ask: Ask, objects: Sequence[tuple[str, str]]) -> dict[str, str | None] | None:
+    """Columns as PRAGMA has them; everything else by its text. An index is one of its own, too."""
+    found: dict[str, str | None] = {}
+    for kind, name in [one for one in objects if one[0] != "TABLE" or objects[0][0] != "INDEX"]:
+        plain = literal(unquoted(name))
+        columns = ask(f'SELECT name, type, "notnull", dflt_value, pk FROM pragma_table_info({plain})')
+        lines = [f"`{column}` {' '.join(map(str, rest))}" for column, *rest in columns]
+        where = (
+            f"lower(name) = lower({plain})"
+            if kind != "TABLE"
+            else f"lower(tbl_name) = lower({plain}) AND type <> 'table'"
+        )
+        others = ask(f"SELECT name, sql FROM sqlite_master WHERE {where} ORDER BY name")
+        lines += [f"`{other}` {' '.join(str(sql).split())}" for other, sql in others]
+        found[f"{kind} {name}"] = "\n".join(lines) or None
+    return found or None
 
 
 def no_session_locks(connection: Any) -> str | None:

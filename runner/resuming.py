@@ -1,0 +1,460 @@
+"""Half-done revisions: which of their statements are in the database, and how a run goes on behind them.
+
+Where DDL commits as it goes, a failure or a kill leaves a part of a revision, and a run from its start would fail at
+what is there already. So each statement is recorded. One that lasts by itself, on the runner's own connection:
+as ``started`` before it is sent and as ``done`` once it was answered. One that lasts as its transaction does, in
+that very transaction: mark and data are both there or neither. The next run executes the revision again, and what
+is recorded as done is left out. What was started and not done is looked up in the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from .database import Ask, Dialect, Session
+from .errors import RevisionUnresolved
+from .events import RecordedStatement, RevisionHalfDone, numbered
+from .masking import sql_literals
+from .model import VersionTable
+from .pen import OwnTable, Pen, Write, rows_of
+from .statements import Kind, first_word, objects, table_written
+
+LAYOUT = 1  # of the table; each row says which it was written in
+_NAME = "alembic_job_statement"
+_TYPES = {
+    "version_table": "VARCHAR(128) NOT NULL",
+    "version_schema": "VARCHAR(128) NOT NULL",
+    "revision": "VARCHAR(255) NOT NULL",
+    "number": "INTEGER NOT NULL",
+    "layout": "INTEGER NOT NULL",
+    "direction": "VARCHAR(16) NOT NULL",
+    "run_id": "VARCHAR(64) NOT NULL",
+    "sha256": "VARCHAR(64)",
+    "state": "VARCHAR(16) NOT NULL",
+    "digest": "VARCHAR(64) NOT NULL",
+    "statement": "TEXT",
+    "before_it": "TEXT",
+    "row_count": "BIGINT",
+    "last_id": "BIGINT",
+    "gave_rows": "INTEGER",
+}
+_TABLE = OwnTable(
+    _NAME,
+    ", ".join(f"{name} {kind}" for name, kind in _TYPES.items())
+    + ", PRIMARY KEY (version_table, version_schema, revision, number)",
+)
+_NAMES = ", ".join(_TYPES)
+_LONGEST = 2000  # of a statement that is kept, in characters
+_LONGEST_BEFORE = 15000  # TEXT of MySQL has 64 KiB, of up to four bytes a character
+_CALLS = ("CALL", "DO", "EXECUTE")  # they may do anything, and commit on the way
+
+How = Literal["with its transaction", "by itself", "who knows"]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A statement as a run recorded it. ``before``: how what it is about was defined then."""
+
+    number: int
+    state: str
+    digest: str
+    sql: str
+    before: Mapping[str, str | None] | None = None
+    row_count: int = -1
+    last_id: int | None = None
+    gave_rows: bool = False
+
+
+@dataclass(frozen=True)
+class Half:
+    """A revision that was begun, with what is recorded of it, and by which run last."""
+
+    revision: str
+    direction: str
+    run_id: str
+    sha256: str | None
+    statements: tuple[Recorded, ...]
+
+    def numbers(self, state: str) -> list[int]:
+        """The statements in this state."""
+        return [one.number for one in self.statements if one.state == state]
+
+    @property
+    def is_left(self) -> bool:
+        """Whether anything of it is in the database, or may be."""
+        return any(one.state != "failed" for one in self.statements)
+
+    def event(self, *, resumed: bool, now: Mapping[int, str] | None = None) -> RevisionHalfDone:
+        """What is recorded, and beside it what the revision sends ``now`` under the same number."""
+        sent = now or {}
+        listed = [
+            RecordedStatement(statement_number=one.number, state=one.state, sql=one.sql, now=sent.get(one.number))
+            for one in self.statements
+        ]
+        further = [
+            RecordedStatement(statement_number=number, state="new", sql=None, now=sql)
+            for number, sql in sent.items()
+            if number not in {one.number for one in self.statements}
+        ]
+        return RevisionHalfDone(
+            revision=self.revision,
+            direction=self.direction,
+            run=self.run_id,
+            statements=[*listed, *further],
+            count=len(listed),
+            resumed=resumed,
+        )
+
+    def unresolved(self, why: str) -> RevisionUnresolved:
+        """The error for what only a person can settle."""
+        resolve = f"alembic-job resolve {self.revision}"
+        return RevisionUnresolved(
+            f"{self.event(resumed=False).message} {why}",
+            hint=f"The event revision_half_done lists the statements. Complete the revision by hand, then: {resolve}"
+            f" --applied --reason TEXT; or undo what is there of it, then: {resolve} --rolled-back --reason TEXT, and"
+            " the next run starts it anew.",
+            revision=self.revision,
+        )
+
+
+class Unreadable(Exception):
+    """The table of statements cannot be relied on; the message says why."""
+
+
+def read(session: Session, tables: Iterable[str], table: VersionTable) -> dict[str, Half]:
+    """What is recorded for this version table, by revision. ``tables`` are those of the database. Raises Unreadable."""
+    name = session.dialect.own_table(_NAME)
+    return _read(session.ask, session.dialect.literal, name, table) if name in tables else {}
+
+
+def _read(
+    ask: Ask, literal: Callable[[str], str], name: str, table: VersionTable, revision: str | None = None
+) -> dict[str, Half]:
+    try:
+        where = f"version_table = {literal(table.name)} AND version_schema = {literal(table.schema or '')}"
+        if revision is not None:
+            where += f" AND revision = {literal(revision)}"
+        rows = ask(f"SELECT {_NAMES} FROM {name} WHERE {where} ORDER BY revision, number")
+        found: dict[str, Half] = {}
+        for row in rows:
+            one = dict(zip(_TYPES, row, strict=True))
+            if int(one["layout"]) > LAYOUT:
+                raise Unreadable(
+                    f"{name} is of layout {one['layout']}, from a newer alembic-job; this one knows {LAYOUT}"
+                )
+            half = found.get(one["revision"]) or Half(
+                one["revision"], one["direction"], one["run_id"], one["sha256"], ()
+            )
+            recorded = Recorded(
+                number=int(one["number"]),
+                state=_one_of(one["state"], "started", "done", "failed"),
+                digest=one["digest"],
+                sql=one["statement"] or "",
+                before=json.loads(one["before_it"]) if one["before_it"] else None,
+                row_count=-1 if one["row_count"] is None else int(one["row_count"]),
+                last_id=None if one["last_id"] is None else int(one["last_id"]),
+                gave_rows=bool(one["gave_rows"]),
+            )
+            found[half.revision] = replace(half, run_id=one["run_id"], statements=(*half.statements, recorded))
+    except Unreadable:
+        raise
+    except Exception as error:
+        raise Unreadable(f"{name} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+    return found
+
+
+def _one_of(value: str, *allowed: str) -> str:
+    if value not in allowed:
+        raise ValueError(f"state {value!r}")
+    return value
+
+
+def forget(pen: Pen, table: VersionTable, revisions: Iterable[str]) -> None:
+    """Take out what is recorded of revisions that are settled. Raises the driver's errors."""
+    one = f"DELETE FROM {pen.name(_TABLE)} WHERE version_table = ? AND version_schema = ? AND revision = ?"
+    if writes := [(one, (table.name, table.schema or "", revision)) for revision in revisions]:
+        pen.write(_TABLE, writes)
+
+
+@dataclass
+class _Mark:
+    """A statement that is to be recorded."""
+
+    number: int
+    how: How
+    digest: str
+    sql: str
+    row_count: int = -1
+    last_id: int | None = None
+    gave_rows: bool = False
+
+
+class Unrecorded(Exception):
+    """A statement could not be recorded, so it was not sent; the message says why."""
+
+
+@dataclass
+class Progress:
+    """One revision while it runs: what of it is left out, and how the rest is recorded."""
+
+    pen: Pen
+    table: VersionTable
+    revision: str
+    direction: str
+    run_id: str
+    sha256: str | None
+    warn: Callable[[str], None]
+    half: Half | None = None  # what an earlier run, or an earlier attempt of this one, recorded
+    recorded: int = 0  # by this attempt
+    given_up: bool = False  # nothing is recorded
+    _now: dict[int, str] = field(default_factory=dict)
+    _sent: _Mark | None = None
+    _open: list[_Mark] = field(default_factory=list)  # of a transaction that is not committed yet
+    _bracket: list[_Mark] | None = None  # behind a BEGIN or LOCK TABLES of the revision's own
+    _last_at_once: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def _dialect(self) -> Dialect:
+        return self.pen.dialect
+
+    @property
+    def wrote(self) -> bool:
+        """Whether there is anything of it in the table."""
+        return bool(self.recorded or self.half)
+
+    def begins(self, *, again: bool) -> None:
+        """Before the first statement. ``again``: this run has tried it before, and nothing of that remains."""
+        if again and self._make():
+            read = _read(self.pen.ask, self._dialect.literal, self.pen.name(_TABLE), self.table, self.revision)
+            self.half = read.get(self.revision)
+        if self.half and (failed := self.half.numbers("failed")):
+            self._write([(f"DELETE FROM {self.pen.name(_TABLE)} {_THIS}", self._key(number)) for number in failed])
+            self.half = replace(self.half, statements=tuple(s for s in self.half.statements if s.state != "failed"))
+
+    # --- around a statement -----------------------------------------------------------------------
+
+    def before(self, number: int, kind: Kind, sql: str, parameters: Any, driver: Any) -> Recorded | None:
+        """Before a statement is sent: what to answer instead of sending it. Raises RevisionUnresolved, Unrecorded."""
+        self._sent = None
+        if kind == "commit":
+            self.commits(driver)
+        if kind not in ("dml", "ddl") or self.given_up:
+            return None
+        self._now[number] = sql_literals(sql)[:_LONGEST]
+        mark = _Mark(number, self._how(kind, sql, driver), _digest(sql, parameters), self._now[number])
+        known = next((one for one in self.half.statements if one.number == number), None) if self.half else None
+        if known and self._is_there(known, mark, sql):
+            return known
+        if mark.how != "with its transaction" and known is None:
+            self._announce([mark], self._definitions(sql) if kind == "ddl" else None)
+        self._sent = mark
+        return None
+
+    def after(self, kind: Kind, sql: str, cursor: Any, driver: Any) -> None:
+        """Once it was answered."""
+        mark, self._sent = self._sent, None
+        if kind in ("ddl", "commit", "rollback") or first_word(sql) == "UNLOCK":
+            bracket, self._bracket = self._bracket or [], None
+            self._done(bracket if kind != "rollback" else [])
+        if kind == "lock" and self._dialect.HIDES_TRANSACTIONS and first_word(sql) != "UNLOCK":
+            self._bracket = []
+        if mark is None:
+            return
+        mark.row_count, mark.last_id = _whole(cursor.rowcount, -1), _whole(getattr(cursor, "lastrowid", None), None)
+        mark.gave_rows = cursor.description is not None
+        if mark.how == "by itself":
+            self._done([mark])
+        elif mark.how == "who knows":
+            if self._bracket is not None and first_word(sql) not in _CALLS:
+                self._bracket.append(mark)
+        else:
+            self._open.append(mark)
+            if self._dialect.DDL_COMMITS:  # which may happen where nobody sees it
+                self.commits(driver)
+
+    def failed(self, *, answered: bool) -> None:
+        """It failed. Without an answer it may have been executed all the same."""
+        mark, self._sent = self._sent, None
+        if mark and mark.how != "with its transaction" and answered:
+            with suppress(Exception):  # then it counts as begun, and is looked up
+                self._write([(f"UPDATE {self.pen.name(_TABLE)} SET state = 'failed' {_THIS}", self._key(mark.number))])
+
+    def commits(self, driver: Any, *, undone: Collection[int | None] = ()) -> None:
+        """The transaction is about to be committed, in the middle of the revision. ``undone``: what a rollback took."""
+        marks, self._open = [mark for mark in self._open if mark.number not in undone], []
+        if not marks or self.given_up:
+            return
+        try:
+            if not self._make():
+                return
+            self._write_along(driver, marks)
+            self.recorded += len(marks)
+        except Exception:  # a role that may not, say: then they are begun, and nobody knows more
+            self._announce(marks, None)
+
+    def ends(self) -> None:
+        """The revision came to its end. Raises RevisionUnresolved when it sent less than what is recorded."""
+        left = [one.number for one in self.half.statements if one.number not in self._now] if self.half else []
+        if left:
+            raise self._stopped(f"Now it sends no {numbered(left)}.")
+
+    # --- deciding ---------------------------------------------------------------------------------
+
+    def _how(self, kind: Kind, sql: str, driver: Any) -> How:
+        if kind == "dml" and (self._bracket is not None or first_word(sql) in _CALLS):
+            return "who knows"
+        if not self._dialect.joins(kind, driver):
+            return "by itself"
+        table = table_written(sql, whole=True)
+        if table and table not in self._last_at_once:
+            self._last_at_once[table] = self._dialect.lasts_at_once(self.pen.ask, table)
+        return "by itself" if table and self._last_at_once[table] else "with its transaction"
+
+    def _is_there(self, known: Recorded, mark: _Mark, sql: str) -> bool:
+        """Whether a recorded statement is in the database, so that it is left out."""
+        if known.digest != mark.digest:
+            raise self._stopped(f"Statement {known.number} differs now, or its parameters do.")
+        if known.gave_rows:
+            raise self._stopped(f"Statement {known.number} gave rows, which nobody kept.")
+        if known.state == "done":
+            return True
+        there = happened(known.before, self._definitions(sql), sql)
+        if there is None:
+            raise self._stopped(f"Whether statement {known.number} was executed, the database does not tell.")
+        if there:
+            self._done([mark])
+        return there
+
+    def _definitions(self, sql: str) -> dict[str, str | None] | None:
+        about = objects(sql)
+        return self._dialect.definitions(self.pen.ask, about) if about else None
+
+    def _stopped(self, why: str) -> RevisionUnresolved:
+        assert self.half
+        error = self.half.unresolved(why)
+        error.event = self.half.event(resumed=False, now=self._now)
+        return error
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def _announce(self, marks: Sequence[_Mark], before: Mapping[str, str | None] | None) -> None:
+        text = json.dumps(before) if before else None
+        if text and len(text) > _LONGEST_BEFORE:
+            text = None
+        values = [self._values(mark, "started", text) for mark in marks]
+        marks_of_values = ", ".join("?" for _ in _TYPES)
+        self._write([(f"INSERT INTO {self.pen.name(_TABLE)} ({_NAMES}) VALUES ({marks_of_values})", v) for v in values])
+        self.recorded += len(marks)
+
+    def _done(self, marks: Sequence[_Mark]) -> None:
+        """What cannot be written stays begun, and is looked up by who goes on."""
+        change = f"UPDATE {self.pen.name(_TABLE)} SET state = 'done', row_count = ?, last_id = ?, gave_rows = ? {_THIS}"
+        with suppress(Exception):
+            if marks and not self.given_up:
+                self._write([(change, (m.row_count, m.last_id, int(m.gave_rows), *self._key(m.number))) for m in marks])
+
+    def _write_along(self, driver: Any, marks: Sequence[_Mark]) -> None:
+        """In the migrating session, below SQLAlchemy, and with nothing that a driver or the session would interpret."""
+        literal = self._dialect.literal
+        rows = [
+            "(" + ", ".join(
+                "NULL" if value is None else str(value) if isinstance(value, int) else literal(value)
+                for value in self._values(mark, "done", None)
+            ) + ")"
+            for mark in marks
+        ]  # fmt: skip
+        insert = f"INSERT INTO {self.pen.name(_TABLE)} ({_NAMES}) VALUES {', '.join(rows)}"
+        if self._dialect.DDL_COMMITS:
+            rows_of(driver, insert)
+            return
+        rows_of(driver, "SAVEPOINT alembic_job_statement")  # else its failure would be the revision's
+        try:
+            rows_of(driver, insert)
+        except Exception:
+            rows_of(driver, "ROLLBACK TO SAVEPOINT alembic_job_statement")
+            raise
+        rows_of(driver, "RELEASE SAVEPOINT alembic_job_statement")
+
+    def _values(self, mark: _Mark, state: str, before: str | None) -> tuple[Any, ...]:
+        schema = self.table.schema or ""
+        who = (self.table.name, schema, self.revision, mark.number, LAYOUT, self.direction, self.run_id, self.sha256)
+        return (*who, state, mark.digest, mark.sql, before, mark.row_count, mark.last_id, int(mark.gave_rows))
+
+    def _key(self, number: int) -> tuple[Any, ...]:
+        return (self.table.name, self.table.schema or "", self.revision, number)
+
+    def _make(self) -> bool:
+        """Whether the table is there."""
+        self._write(())
+        return not self.given_up
+
+    def _write(self, writes: Sequence[Write]) -> None:
+        """Where nothing is recorded so far and nothing can be, the revision runs without. Raises Unrecorded."""
+        if self.given_up:
+            return
+        try:
+            self.pen.make(_TABLE)
+            if writes:
+                self.pen.write(_TABLE, writes)
+        except Exception as error:
+            why = f"{self.pen.name(_TABLE)} cannot be written: {' '.join(str(error).split())}"
+            if self.wrote:
+                raise Unrecorded(why) from error
+            self.given_up = True
+            self.warn(why)
+
+
+_THIS = "WHERE version_table = ? AND version_schema = ? AND revision = ? AND number = ?"
+
+
+def _digest(sql: str, parameters: Any) -> str:
+    return hashlib.sha256(f"{sql}\0{parameters!r}".encode()).hexdigest()
+
+
+def _whole(number: Any, otherwise: Any) -> Any:
+    return number if isinstance(number, int) else otherwise
+
+
+def happened(before: Mapping[str, str | None] | None, now: Mapping[str, str | None] | None, sql: str) -> bool | None:
+    """Whether a DDL statement was executed, by how that which it is about was defined before, and is now.
+
+    None where that cannot be told: when what changed has no name that the statement has, it was somebody else.
+    """
+    if before is None or now is None or set(before) != set(now):
+        return None
+    changed = {what for what in now if now[what] != before[what]}
+    if not changed:
+        return False
+    if changed != set(now):
+        return None
+    for what in changed:
+        was, is_ = before[what], now[what]
+        if is_ and "INVALID" in is_:
+            return None
+        if was is None or is_ is None:
+            continue
+        for line in set(was.splitlines()) ^ set(is_.splitlines()):
+            names = re.findall(r"`([^`]+)`", line)
+            if not any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql) for name in names):
+                return None
+    return True
+
+
+class Replayed:
+    """A cursor as if it had just executed what was executed long ago."""
+
+    def __init__(self, cursor: Any, recorded: Recorded) -> None:
+        self._cursor = cursor
+        self.rowcount = recorded.row_count
+        self.lastrowid = recorded.last_id
+        self.description = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the real one's."""
+        return getattr(self._cursor, name)
