@@ -242,8 +242,8 @@ def _dropping(invalid: Mapping[str, bool], hint: str) -> str:
 
 def _going_on(flight: Flight) -> str:
     return (
-        "Remove the cause and run again: the run goes on behind what is in the database. If the file has to change: undo"
-        f" that first, then: alembic-job resolve {flight.id} --rolled-back --reason TEXT."
+        "Remove the cause and run again: the run goes on behind what is in the database. If the file has to change:"
+        f" undo that first, then: alembic-job resolve {flight.id} --rolled-back --reason TEXT."
     )
 
 

@@ -82,6 +82,12 @@ def parser() -> argparse.ArgumentParser:
     mark.add_argument("revisions", nargs="*", metavar="REVISION", help=_TARGET_HELP)
     mark.add_argument("--detect", action="store_true", help="find it: run the history elsewhere, and compare")
     mark.add_argument("--yes", action="store_true", help="with --detect: set the version that was found")
+    settling = command("resolve", "settle a revision that an earlier run left half done; nothing of it is run")
+    settling.add_argument("settled", metavar="REVISION", help="the revision, as for stamp")
+    how = settling.add_mutually_exclusive_group(required=True)
+    how.add_argument("--applied", action="store_true", help="it is complete: set the version")
+    how.add_argument("--rolled-back", action="store_true", help="nothing of it is left: the next run starts it anew")
+    settling.add_argument("--reason", required=True, metavar="TEXT", help="why, for the ledger")
     freeing = command("unlock", "free a lock whose holder is proven to be gone; a live one is refused")
     freeing.add_argument("--yes", action="store_true", help="free a lease that has expired, though nothing proves it")
     ran = command("runs", "the ledger: who ran what, when, how long, from which image and file")
@@ -179,10 +185,12 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     targets = job.settings.target
     if command == "downgrade":
         targets = (options.down_to,)
+    if command == "resolve":
+        targets = (options.settled,)
     if command == "baseline":
         targets = tuple(options.revisions)
     offline = command in ("heads", "history", "config", "init", "merge", "branches", "show")
-    aims = command in ("upgrade", "wait", "downgrade", "stamp", "baseline", "status", "plan", "doctor")
+    aims = command in ("upgrade", "wait", "downgrade", "stamp", "baseline", "resolve", "status", "plan", "doctor")
     job.announce(command, targets if aims else (), connects=not offline)
     if job.loaded.doubts:
         job.emit(SettingsDoubtful(problems=_problems(job.loaded.doubts)))
@@ -191,7 +199,7 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     if command == "wait" and options.wait_for == "connection" and job.given():  # without importing Alembic
         job.wait_for(job.database, writable=False)
         return Result("ready")
-    from . import authoring, baseline, doctor, drift, flow, looking  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
+    from . import authoring, baseline, doctor, drift, flow, looking, settling  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
 
     known: dict[str, Callable[[], Result]] = {
         "upgrade": lambda: flow.upgrade(job, targets),
@@ -203,6 +211,7 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
         "baseline": lambda: (
             baseline.detect(job, sure=options.yes) if options.detect else baseline.baseline(job, targets)
         ),
+        "resolve": lambda: settling.resolve(job, options.settled, applied=options.applied, reason=options.reason),
         "unlock": lambda: flow.unlock(job, sure=options.yes),
         "status": lambda: looking.status(job, targets, exit_code=options.exit_code),
         "plan": lambda: (

@@ -641,6 +641,7 @@ class LedgerListed(Event):
     state: str
     code: str | None
     error: str | None
+    reason: str | None
     started: str | None
     ended: str | None
     duration_s: float | None
@@ -656,7 +657,7 @@ class LedgerListed(Event):
         by = ", ".join(
             filter(None, (f"run {self.run}", f"image {self.image}" if self.image else "", self.pod or self.hostname))
         )
-        why = f": {self.error}" if self.error else "."
+        why = f": {self.error or self.reason}" if self.error or self.reason else "."
         when = self.started or "at an unknown time"
         return f"{when} {self.direction} {self.revision}: {self.state}{took} ({by}){why}"
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
-
-from alembic.runtime.migration import RevisionStep
 
 from .errors import DatabaseUnreachable, TargetInvalid, TargetTimeout
 from .events import listed
-from .history import History
 from .job import Job, Result
-from .model import Rows
-from .place import Place
 from .project import Project
 
 _POLL_S = (1.0, 3.0)
@@ -28,19 +22,15 @@ def upgrade(job: Job, targets: tuple[str, ...]) -> Result:
     project.require_own_tables_kept()
     if all(plan.arrived for plan in plans) and all(project.arrived(place, place.rows) for place in project.places):
         return Result(project.at_rest)  # the common deploy: nothing to do, no lock taken
-
-    def steps(place: Place, here: History, heads: Rows) -> Sequence[RevisionStep]:
-        return [] if place.ahead else here.upgrade_steps(place.goal, heads)
-
     for place, plan in zip(project.places, plans, strict=True):
         project.require_room(place, [revision.revision for revision in plan.pending])
 
     with project.my_turn(project.sound_and_arrived) as turn:
         if turn is None:  # another run did the work while we waited
             return Result(project.at_rest)
-        project.require_resumable(turn, steps, "upgrade")
+        project.require_resumable(turn, project.upwards, "upgrade")
         project.require_managed(turn)
-        project.run(turn, steps, targets)
+        project.run(turn, project.upwards, targets)
     for place in project.places:
         if not project.arrived(place, place.rows):  # read back, not assumed
             raise project.not_reached(place, place.goal)
@@ -70,11 +60,7 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
                 hint="Look with 'alembic-job status', then repeat.",
             )
         # A second try begins where the first one came to, and -2 would mean something else there.
-        fixed = history.fixed(target, goal)
-
-        def downwards(at: Place, here: History, heads: Rows) -> Sequence[RevisionStep]:
-            return here.downgrade_steps(target if set(heads) == set(at.current) else fixed, heads)
-
+        downwards = project.downwards(target, history.fixed(target, goal))
         project.require_resumable(turn, downwards, "downgrade")
         ran = project.run(turn, downwards, (target,))
     executed = ran[place].executed

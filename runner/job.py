@@ -48,6 +48,7 @@ class Job:
         self.emit: Emit = channel.emit
         self.stop = stop
         self.command: str | None = None
+        self.reason: str | None = None  # of a person, for the ledger
         self._masker = Masker(values=self.settings.log_sql != "full")
 
     def announce(self, command: str, target: tuple[str, ...], *, connects: bool) -> None:

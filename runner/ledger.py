@@ -40,6 +40,7 @@ _TYPES = {
     "status": "VARCHAR(16) NOT NULL",
     "code": "VARCHAR(64)",
     "error": "TEXT",
+    "reason": "TEXT",
     "started": "NUMERIC(20, 6)",
     "ended": "NUMERIC(20, 6)",
     "duration_s": "NUMERIC(14, 3)",
@@ -76,6 +77,7 @@ class Entry:
     status: str
     code: str | None
     error: str | None
+    reason: str | None
     started: str | None
     ended: str | None
     duration_s: float | None
@@ -203,6 +205,7 @@ class Who:
     hostname: str
     pod: str | None
     image: str | None
+    reason: str | None = None  # of a person who settled something by hand
     numbers: count[int] = field(default_factory=lambda: count(1), compare=False)
 
 
@@ -302,6 +305,7 @@ class Journal:
             "path": revision.path,
             "sha256": fingerprint(revision.path),
             "status": "started",
+            "reason": who.reason,
             "image": who.image,
             "pod": who.pod,
             "hostname": who.hostname,

@@ -26,6 +26,8 @@ def status(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
     project = Project(job)
     project.wait_and_look(targets)
     for place in project.places:
+        for half in project.halves(place):
+            place.emit(half.event(resumed=False))
         for event, _ in project.edited(place):
             place.emit(event)
         for entry in place.ledger.of(place.table)[-_LAST:]:
@@ -58,6 +60,7 @@ def _listed(entry: Entry) -> LedgerListed:
         state=entry.status,
         code=entry.code,
         error=entry.error,
+        reason=entry.reason,
         started=entry.started,
         ended=entry.ended,
         duration_s=entry.duration_s,

@@ -408,10 +408,11 @@ class Project:
         return [
             half
             for half in place.halves.values()
-            if half.is_left and self._contains(place.rows, half.revision) == (half.direction == "downgrade")
+            if half.is_left and self.contains(place.rows, half.revision) == (half.direction == "downgrade")
         ]
 
-    def _contains(self, rows: Rows, revision: str) -> bool:
+    def contains(self, rows: Rows, revision: str) -> bool:
+        """Whether a database at these rows has this revision applied, as far as this image knows."""
         known = not self.history.known([revision])[1]
         return revision in rows or (known and self.history.holds(rows, (revision,)))
 
@@ -420,9 +421,8 @@ class Project:
 
         Under the lock: before that, it may be what another run is just about to do.
         """
-        for place, held in turn.items():
-            place.tables = held.session.tables()
-            self._read_halves(place, held.session)
+        self.read_halves(turn)
+        for place in turn:
             plan = steps_from(place, self.history, place.rows)
             steps = {step.revision.revision for step in plan if isinstance(step, RevisionStep)}
             if place.unreadable and steps:
@@ -435,6 +435,13 @@ class Project:
                 place.emit(half.event(resumed=not why))
                 if why and steps:
                     raise half.unresolved(why)
+
+    def read_halves(self, turn: Turn) -> None:
+        """Read anew what is recorded of revisions, now that no other run can be within one."""
+        for place, held in turn.items():
+            place.read_on(held.session)
+            place.tables = held.session.tables()
+            self._read_halves(place, held.session)
 
     def _why_not(self, half: Half, steps: Collection[str], direction: str) -> str | None:
         """Why this run does not go on behind what was done of a revision; None when it does."""
@@ -462,6 +469,18 @@ class Project:
             count, names = counted(len(place.others), "table"), listed(sorted(place.others))
             return SchemaUnmanaged(f"The database has no version, and {count}: {names}.")
         return None
+
+    @staticmethod
+    def upwards(place: Place, here: History, heads: Rows) -> Sequence[RevisionStep]:
+        """The steps from these rows to the goal, by the history that ``env.py`` has ``here``."""
+        return [] if place.ahead else here.upgrade_steps(place.goal, heads)
+
+    @staticmethod
+    def downwards(target: str, fixed: str) -> StepsFrom:
+        """The steps down to a target, which is called ``fixed`` once anything was done."""
+        return lambda place, here, heads: here.downgrade_steps(
+            target if set(heads) == set(place.current) else fixed, heads
+        )
 
     def pending(self, place: Place) -> list[Revision]:
         """The revisions from the committed rows to the goal, in order."""
@@ -526,7 +545,7 @@ class Project:
         """
         job, started, next_report_s = self.job, time.monotonic(), 0.0
         limit_s, heartbeat_s = job.settings.lock_timeout.total_seconds(), job.settings.heartbeat.total_seconds()
-        journals = self._journals(turn)
+        journals = self.journals(turn)
         with Watch(job.settings, job.stop) as watch:
             retries = Retries(job.settings, job.stop, watch)
             while True:
@@ -544,14 +563,14 @@ class Project:
                     pause(job.stop, limit_s - waited_s)
                     watch.begin_again()
 
-    def _journals(self, turn: Turn) -> dict[Place, Journal]:
-        """Where only ``env.py`` can connect, there is no other connection to write on."""
+    def journals(self, turn: Turn) -> dict[Place, Journal]:
+        """What writes the ledger. Where only ``env.py`` can connect, there is no other connection to write on."""
         job = self.job
         if not job.settings.ledger:
             return {}
         who = Who(
             job.run_id, job.command, __version__, job.loaded.node or socket.gethostname(), job.loaded.pod,
-            job.settings.image,
+            job.settings.image, job.reason,
         )  # fmt: skip
         return {
             place: Journal(

@@ -114,7 +114,7 @@ class Recording:
         place: Place,
         *,
         log_sql: Literal["masked", "full", "off"],
-        statement_sent: Callable[[], None],
+        statement_sent: Callable[..., None],
         watch: Watch,
         lock_wait_s: float,
         journal: Journal | None,
@@ -405,8 +405,13 @@ class Recording:
         with self._watch.our_code():
             statement = self._noted(self.flight, connection, sql)
             self._look_up(self.flight, statement, connection, parameters)
-        if statement.recorded:
-            return
+            if statement.recorded:
+                return
+            driver = _driver_connection(connection.connection)
+            if statement.kind in ("dml", "ddl", "commit") and (
+                self.dialect.DDL_COMMITS or self._lasts(statement.kind, driver)
+            ):
+                self._say_sent()
         statement.sent = self._watch.sent(
             InFlight(
                 revision=self.flight.id,
@@ -430,8 +435,6 @@ class Recording:
             self._autocommits = not self._autocommits
             if self.dialect.LIMIT_ENDS_WITH_TRANSACTION and not self._autocommits:  # behind an autocommit block
                 self.dialect.limit_lock_wait(_asking(connection.connection), self._lock_wait_s)
-        if kind in ("dml", "ddl", "commit") and (self.dialect.DDL_COMMITS or self._lasts(kind, driver)):
-            self._say_sent()
         aborted = self.dialect.aborted(driver)
         flight.statements.append(Statement(number, kind, sql, time.monotonic(), aborted))
         return flight.statements[-1]
@@ -539,7 +542,7 @@ class Recording:
     def _say_sent(self) -> None:
         if self._sent_for is not self.flight:
             self._sent_for = self.flight
-            self._statement_sent()
+            self._statement_sent(recorded=bool(self.flight and self.flight.resumable))
 
     # --- what remains -----------------------------------------------------------------------------
 

@@ -207,6 +207,7 @@ class Screen:
         self._flight: str | None = None
         self._applying = False
         self._sent = False
+        self._recorded = False  # what was sent of the revision in flight, so that a run can go on behind it
 
     def listen(self) -> None:
         """Take the signals. A handler runs even while a slow reader of our stdout blocks the loop."""
@@ -297,7 +298,7 @@ class Screen:
         elif "rows" in message:
             self._to[message["section"]] = message["rows"]
         elif "sent" in message:
-            self._sent = True
+            self._sent, self._recorded = True, message["recorded"]
         elif "result" in message:
             self._result = message["result"]
         else:
@@ -376,7 +377,9 @@ class Screen:
                 "outcome": "failed",
                 "exit_code": ExitCode.REVISION_PARTIAL,
                 "error": f"The worker process {how} inside revision {self._flight}; its statements commit one by one.",
-                "hint": "Look which of its statements are in the database, and undo them; then run again.",
+                "hint": "Run again: the run goes on behind what is in the database. 'alembic-job status' lists it."
+                if self._recorded
+                else "Look which of its statements are in the database, and undo them; then run again.",
                 "revision": self._flight,
             }
         if self._signal and not self._applying:

@@ -50,9 +50,9 @@ class Channel:
         """The version rows of a database, as another connection than the migrating one sees them."""
         self._send({"rows": rows, "section": section})
 
-    def statement_sent(self) -> None:
+    def statement_sent(self, *, recorded: bool) -> None:
         """A statement that may last whatever happens is about to be sent."""
-        self._send({"sent": True})
+        self._send({"sent": True, "recorded": recorded})
 
     def result(self, **fields: Any) -> None:
         """How the run ended."""
