@@ -416,9 +416,8 @@ def lasts_at_once(ask: Ask, table: str) -> bool:
     """MyISAM, Aria and MEMORY know no transactions."""
     schema, _, name = table.rpartition(".")
     where = f"TABLE_SCHEMA = {literal(unquoted(schema))}" if schema else "TABLE_SCHEMA = DATABASE()"
-    found = ask(
-        f"SELECT ENGINE FROM information_schema.TABLES WHERE {where} AND TABLE_NAME = {literal(unquoted(name))}"
-    )
+    where += f" AND TABLE_NAME = {literal(unquoted(name))}"
+    found = ask(f"SELECT ENGINE FROM information_schema.TABLES WHERE {where}")  # noqa: S608
     return bool(found) and str(found[0][0]).lower() not in ("innodb", "rocksdb", "ndbcluster", "none")
 
 

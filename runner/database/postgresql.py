@@ -334,7 +334,8 @@ def definitions(ask: Ask, objects: Sequence[tuple[str, str]]) -> dict[str, str |
             parts = ask(_PARTS.format(what=f"to_regclass({literal(name)})"))
         elif kind == "TYPE":
             what = f"to_regtype({literal(name)})"
-            parts = ask(f"SELECT '`' || enumlabel || '`' FROM pg_enum WHERE enumtypid = {what} ORDER BY enumsortorder")
+            labels = "SELECT '`' || enumlabel || '`' FROM pg_enum WHERE enumtypid = {what} ORDER BY enumsortorder"
+            parts = ask(labels.format(what=what))
         else:
             continue
         found[f"{kind} {name}"] = "\n".join(str(part) for (part,) in parts) or None

@@ -276,14 +276,14 @@ def definitions(ask: Ask, objects: Sequence[tuple[str, str]]) -> dict[str, str |
     found: dict[str, str | None] = {}
     for kind, name in [one for one in objects if one[0] != "TABLE" or objects[0][0] != "INDEX"]:
         plain = literal(unquoted(name))
-        columns = ask(f'SELECT name, type, "notnull", dflt_value, pk FROM pragma_table_info({plain})')
+        columns = ask(f'SELECT name, type, "notnull", dflt_value, pk FROM pragma_table_info({plain})')  # noqa: S608
         lines = [f"`{column}` {' '.join(map(str, rest))}" for column, *rest in columns]
         where = (
             f"lower(name) = lower({plain})"
             if kind != "TABLE"
             else f"lower(tbl_name) = lower({plain}) AND type <> 'table'"
         )
-        others = ask(f"SELECT name, sql FROM sqlite_master WHERE {where} ORDER BY name")
+        others = ask(f"SELECT name, sql FROM sqlite_master WHERE {where} ORDER BY name")  # noqa: S608
         lines += [f"`{other}` {' '.join(str(sql).split())}" for other, sql in others]
         found[f"{kind} {name}"] = "\n".join(lines) or None
     return found or None
