@@ -253,7 +253,9 @@ def _without_version(
     """A revision that ran to its end, whose version row was rolled back, and whose DDL was not."""
     what = "its version row was rolled back, while some of its statements had been committed"
     error = RevisionPartial(
-        f"{cause} Revision {flight.id} was executed, and {what}: {_numbers(flight)}.".lstrip(), revision=flight.id
+        f"{cause} Revision {flight.id} was executed, and {what}: {_numbers(flight)}.".lstrip(),
+        hint=_going_on(flight) if flight.resumable else None,
+        revision=flight.id,
     )
     emit(
         RevisionFailedEvent(

@@ -27,7 +27,7 @@ def status(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
     project.wait_and_look(targets)
     for place in project.places:
         for half in project.halves(place):
-            place.emit(half.event(resumed=False))
+            place.emit(project.told(half, resumed=False))
         for event, _ in project.edited(place):
             place.emit(event)
         for entry in place.ledger.of(place.table)[-_LAST:]:

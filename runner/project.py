@@ -41,6 +41,7 @@ from .events import (
     PendingFields,
     PlanReady,
     RevisionEdited,
+    RevisionHalfDone,
     RevisionListed,
     counted,
     listed,
@@ -411,6 +412,10 @@ class Project:
             if half.is_left and self.contains(place.rows, half.revision) == (half.direction == "downgrade")
         ]
 
+    def told(self, half: Half, *, resumed: bool) -> RevisionHalfDone:
+        """The event for a revision that was left half done, as ``LOG_SQL`` wants it."""
+        return half.event(resumed=resumed, sql=self.job.settings.log_sql != "off")
+
     def contains(self, rows: Rows, revision: str) -> bool:
         """Whether a database at these rows has this revision applied, as far as this image knows."""
         known = not self.history.known([revision])[1]
@@ -432,7 +437,7 @@ class Project:
                 )
             for half in self.halves(place):
                 why = self._why_not(half, steps, direction)
-                place.emit(half.event(resumed=not why))
+                place.emit(self.told(half, resumed=not why))
                 if why and steps:
                     raise half.unresolved(why)
 

@@ -297,6 +297,7 @@ class Recording:
             direction=direction,
             run_id=journal.run_id,
             sha256=fingerprint(revision.path),
+            tells_sql=self._log_sql != "off",
             warn=lambda why: self.emit(unavailable(why)),
             half=self.place.halves.get(revision.revision),
         )

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,6 +40,7 @@ _RENAMED: dict[Fields, dict[str, str]] = {
 }
 _COLOURS = {"debug": "2", "warning": "33", "error": "31"}
 _CLEAR = "\r\x1b[K"  # the live line
+_SHOWN = 100  # of a statement, in characters
 
 
 def now() -> str:
@@ -164,6 +166,7 @@ class Report:
         said = record["message"]
         if record["event"] == "user_output":
             said = "  | " + (f"{record['logger']}: " if record["logger"] else "") + said.replace("\n", "\n  | ")
+        said += "".join(map(_statement, record.get("durable_statements") or record.get("statements") or ()))
         line = f"{datetime.now().astimezone():%H:%M:%S} {record['level'].upper():7} {said}"
         return self._coloured(line, _COLOURS.get(record["level"]))
 
@@ -183,6 +186,17 @@ class Report:
         said = {key: record.get(key) for key in ("exit_name", "exit_code", "revision", "error", "hint")}
         with suppress(OSError):
             self._termination_log.write_bytes(_encoded(short_json(said, TERMINATION_LIMIT)))
+
+
+def _statement(statement: Record) -> str:
+    """On a line of its own, and what it is now on the next."""
+    said = f"\n  {statement['statement_number']:3} {statement.get('state') or 'done':7} {_one_line(statement['sql'])}"
+    now = statement.get("now")
+    return f"{said}\n      now     {_one_line(now)}" if now and now != statement["sql"] else said
+
+
+def _one_line(sql: str | None) -> str:
+    return textwrap.shorten(sql or "", _SHOWN, placeholder=" …")
 
 
 CSV_COLUMNS = tuple(field.name for field in dataclasses.fields(LedgerListed))

@@ -90,11 +90,13 @@ class Half:
         """Whether anything of it is in the database, or may be."""
         return any(one.state != "failed" for one in self.statements)
 
-    def event(self, *, resumed: bool, now: Mapping[int, str] | None = None) -> RevisionHalfDone:
-        """What is recorded, and beside it what the revision sends ``now`` under the same number."""
-        sent = now or {}
+    def event(self, *, resumed: bool, now: Mapping[int, str] | None = None, sql: bool = True) -> RevisionHalfDone:
+        """What is recorded, and beside it what the revision sends ``now`` under the same number. ``sql``: show it."""
+        sent = now if now and sql else {}
         listed = [
-            RecordedStatement(statement_number=one.number, state=one.state, sql=one.sql, now=sent.get(one.number))
+            RecordedStatement(
+                statement_number=one.number, state=one.state, sql=one.sql if sql else None, now=sent.get(one.number)
+            )
             for one in self.statements
         ]
         further = [
@@ -210,6 +212,7 @@ class Progress:
     run_id: str
     sha256: str | None
     warn: Callable[[str], None]
+    tells_sql: bool
     half: Half | None = None  # what an earlier run, or an earlier attempt of this one, recorded
     recorded: int = 0  # by this attempt
     given_up: bool = False  # nothing is recorded
@@ -319,7 +322,8 @@ class Progress:
     def _is_there(self, known: Recorded, mark: _Mark, sql: str) -> bool:
         """Whether a recorded statement is in the database, so that it is left out."""
         if known.digest != mark.digest:
-            raise self._stopped(f"Statement {known.number} differs now, or its parameters do.")
+            differs = "is another one now" if known.sql != mark.sql else "has other values or parameters now"
+            raise self._stopped(f"Statement {known.number} {differs}.")
         if known.gave_rows:
             raise self._stopped(f"Statement {known.number} gave rows, which nobody kept.")
         if known.state == "done":
@@ -338,7 +342,7 @@ class Progress:
     def _stopped(self, why: str) -> RevisionUnresolved:
         assert self.half
         error = self.half.unresolved(why)
-        error.event = self.half.event(resumed=False, now=self._now)
+        error.event = self.half.event(resumed=False, now=self._now, sql=self.tells_sql)
         return error
 
     # --- writing ----------------------------------------------------------------------------------
