@@ -1,9 +1,9 @@
-"""Why a database and an image do not fit each other: the facts behind 30 and 34."""
+"""Why a database and an image do not fit each other: the facts behind 30, 34 and 42."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from .database import Dialect, Room
@@ -18,7 +18,9 @@ from .errors import (
 )
 from .events import counted, listed
 from .history import History
+from .ledger import fingerprint
 from .model import Revision, VersionTable, is_own
+from .resuming import Half
 from .tables import created_by, left_by
 
 DETECT = "alembic-job baseline --detect"
@@ -196,6 +198,18 @@ def half_done(pending: Sequence[Revision], tables: frozenset[str]) -> RevisionPa
         " by hand, rename it, or make the revision create it only where it is missing.",
         revision=revision,
     )
+
+
+def not_resumed(history: History, half: Half, steps: Collection[str], direction: str) -> str | None:
+    """Why a run with these steps cannot go on behind what was done of a revision; None when it can."""
+    held, missing = history.known([half.revision])
+    if missing:
+        return "This image does not hold it."
+    if half.direction != direction or half.revision not in steps:
+        return f"This run would not {half.direction} it."
+    if half.sha256 and fingerprint(held[0].path) != half.sha256:
+        return f"{held[0].path} was changed since."
+    return None
 
 
 def _how_to_mark(history: History, revisions: Sequence[Revision], tables: frozenset[str]) -> str:

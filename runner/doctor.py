@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from . import diagnosis
-from .errors import ConfigInvalid, Findings, RunnerError
+from .errors import ConfigInvalid, Findings, RevisionPartial, RunnerError
 from .events import CheckPassed, Emit, Finding, counted, listed
 from .job import Job, Result
 from .place import Place
@@ -60,6 +60,15 @@ def _examine(project: Project, targets: Sequence[str], found: list[str]) -> None
 def _tables(project: Project, place: Place) -> str:
     pending = project.pending(place)
     error: RunnerError | None = project.unmanaged(place)
+    for half in project.halves(place):
+        steps = {revision.revision for revision in pending}
+        if why := project.why_not_resumed(half, steps):
+            raise half.unresolved(why)
+        raise RevisionPartial(
+            half.event(resumed=False).message,
+            hint="Run 'alembic-job upgrade': it goes on behind them.",
+            revision=half.revision,
+        )
     if place.rows:
         error = diagnosis.half_done(pending, place.tables)
     if error:

@@ -50,7 +50,7 @@ from .fence import Busy, Fence
 from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
-from .ledger import Entry, Journal, Ledger, Who, fingerprint, told, unavailable
+from .ledger import Entry, Journal, Ledger, Who, told, unavailable
 from .ledger import edited as edited_files
 from .ledger import read as read_ledger
 from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
@@ -436,10 +436,16 @@ class Project:
                     hint="Repair the table; or drop it, if all revisions are complete.",
                 )
             for half in self.halves(place):
-                why = self._why_not(half, steps, direction)
+                why = self.why_not_resumed(half, steps, direction)
                 place.emit(self.told(half, resumed=not why))
                 if why and steps:
                     raise half.unresolved(why)
+
+    def why_not_resumed(self, half: Half, steps: Collection[str], direction: str = "upgrade") -> str | None:
+        """Why a run with these steps does not go on behind what was done of a revision; None when it does."""
+        if self.job.settings.resume == "off":
+            return "ALEMBIC_JOB_RESUME is off."
+        return diagnosis.not_resumed(self.history, half, steps, direction)
 
     def read_halves(self, turn: Turn) -> None:
         """Read anew what is recorded of revisions, now that no other run can be within one."""
@@ -447,19 +453,6 @@ class Project:
             place.read_on(held.session)
             place.tables = held.session.tables()
             self._read_halves(place, held.session)
-
-    def _why_not(self, half: Half, steps: Collection[str], direction: str) -> str | None:
-        """Why this run does not go on behind what was done of a revision; None when it does."""
-        held, missing = self.history.known([half.revision])
-        if missing:
-            return "This image does not hold it."
-        if half.direction != direction or half.revision not in steps:
-            return f"This run would not {half.direction} it."
-        if self.job.settings.resume == "off":
-            return "ALEMBIC_JOB_RESUME is off."
-        if half.sha256 and fingerprint(held[0].path) != half.sha256:
-            return f"{held[0].path} was changed since."
-        return None
 
     def unmanaged(self, place: Place) -> SchemaUnmanaged | None:
         """The error for tables without a version, as far as ``ON_UNMANAGED`` minds them."""
