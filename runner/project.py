@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -58,7 +58,7 @@ from .model import Plan, Revision, Rows, State
 from .pen import Pen
 from .place import Place
 from .recording import Recording
-from .resuming import Half, Unreadable
+from .resuming import Half, Unreadable, contradicted, forget
 from .resuming import read as read_halves
 from .retrying import Retries
 from .seam import Environment, Seen
@@ -427,7 +427,7 @@ class Project:
         Under the lock: before that, it may be what another run is just about to do.
         """
         self.read_halves(turn)
-        for place in turn:
+        for place, held in turn.items():
             plan = steps_from(place, self.history, place.rows)
             steps = {step.revision.revision for step in plan if isinstance(step, RevisionStep)}
             if place.unreadable and steps:
@@ -435,8 +435,14 @@ class Project:
                     f"{place.unreadable}. Whether an earlier run left a revision half done cannot be told.",
                     hint="Repair the table; or drop it, if all revisions are complete.",
                 )
-            for half in self.halves(place):
-                why = self.why_not_resumed(half, steps, direction)
+            left = self.halves(place)
+            settled = place.halves.keys() - {half.revision for half in left}
+            place.halves = {half.revision: half for half in left}
+            if settled and place.database:
+                with suppress(Exception):  # a user who may not delete; it is of no account any more
+                    forget(Pen(place.database, held.session), place.table, settled)
+            for half in left:
+                why = contradicted(held.session, half) or self.why_not_resumed(half, steps, direction)
                 place.emit(self.told(half, resumed=not why))
                 if why and steps:
                     raise half.unresolved(why)

@@ -341,7 +341,7 @@ class Recording:
             journal.ended(self.flight.id, "failed", code, str(failure) if failure else None)
         journal.flush()
         settled = [flight.id for flight in self.executed[: self.committed] if flight.progress and flight.progress.wrote]
-        with suppress(Exception):  # what is recorded of an applied revision is of no account
+        with suppress(Exception):  # they went with the version row, unless that session might not
             forget(journal.pen, self.place.table, settled)
 
     # --- what is committed ------------------------------------------------------------------------
@@ -399,6 +399,9 @@ class Recording:
     def _version_moved(self, heads: Any, **_: Any) -> None:
         if self.flight:
             self.flight.heads = frozenset(heads)
+            if self.flight.progress and self.flight.progress.wrote:
+                with self._watch.our_code():
+                    self.flight.progress.settled(self._migrating)
 
     def _before_statement(self, connection: Any, cursor: Any, sql: str, parameters: Any, *_: Any) -> None:
         if not (self._inside and self.flight):

@@ -23,7 +23,7 @@ from .events import RecordedStatement, RevisionHalfDone, numbered
 from .masking import sql_literals
 from .model import VersionTable
 from .pen import OwnTable, Pen, Write, rows_of
-from .statements import Kind, first_word, objects, table_written
+from .statements import Kind, first_word, objects, several, table_written
 
 LAYOUT = 1  # of the table; each row says which it was written in
 _NAME = "alembic_job_statement"
@@ -40,6 +40,7 @@ _TYPES = {
     "digest": "VARCHAR(64) NOT NULL",
     "statement": "TEXT",
     "before_it": "TEXT",
+    "changed_it": "INTEGER",
     "row_count": "BIGINT",
     "last_id": "BIGINT",
     "gave_rows": "INTEGER",
@@ -59,13 +60,14 @@ How = Literal["with its transaction", "by itself", "who knows"]
 
 @dataclass(frozen=True)
 class Recorded:
-    """A statement as a run recorded it. ``before``: how what it is about was defined then."""
+    """A statement as a run recorded it. ``before``: how what it is about was defined; ``changed``: and then was not."""
 
     number: int
     state: str
     digest: str
     sql: str
     before: Mapping[str, str | None] | None = None
+    changed: bool = False
     row_count: int = -1
     last_id: int | None = None
     gave_rows: bool = False
@@ -159,6 +161,7 @@ def _read(
                 digest=one["digest"],
                 sql=one["statement"] or "",
                 before=json.loads(one["before_it"]) if one["before_it"] else None,
+                changed=bool(one["changed_it"]),
                 row_count=-1 if one["row_count"] is None else int(one["row_count"]),
                 last_id=None if one["last_id"] is None else int(one["last_id"]),
                 gave_rows=bool(one["gave_rows"]),
@@ -177,6 +180,22 @@ def _one_of(value: str, *allowed: str) -> str:
     return value
 
 
+def contradicted(session: Session, half: Half) -> str | None:
+    """Why the record cannot be true any more: something is as it was before a statement that is recorded as done.
+
+    Somebody has undone the revision, by hand or with plain Alembic, and the record does not know.
+    """
+    last: dict[str, Recorded] = {}
+    for one in half.statements:
+        last |= dict.fromkeys(one.before or (), one)
+    for one in half.statements:
+        if one.state == "done" and one.changed and one.before and all(last[what] is one for what in one.before):
+            about = [(kind, name) for kind, _, name in (what.partition(" ") for what in one.before)]
+            if session.dialect.definitions(session.ask, about) == one.before:
+                return f"Statement {one.number} is recorded as done, and the database is as it was before it."
+    return None
+
+
 def forget(pen: Pen, table: VersionTable, revisions: Iterable[str]) -> None:
     """Take out what is recorded of revisions that are settled. Raises the driver's errors."""
     one = f"DELETE FROM {pen.name(_TABLE)} WHERE version_table = ? AND version_schema = ? AND revision = ?"
@@ -192,6 +211,9 @@ class _Mark:
     how: How
     digest: str
     sql: str
+    several: bool
+    before: Mapping[str, str | None] | None = None
+    changed: bool = False
     row_count: int = -1
     last_id: int | None = None
     gave_rows: bool = False
@@ -214,8 +236,8 @@ class Progress:
     warn: Callable[[str], None]
     tells_sql: bool
     half: Half | None = None  # what an earlier run, or an earlier attempt of this one, recorded
-    recorded: int = 0  # by this attempt
     given_up: bool = False  # nothing is recorded
+    _numbers: set[int] = field(default_factory=set)  # what this attempt has recorded
     _now: dict[int, str] = field(default_factory=dict)
     _sent: _Mark | None = None
     _open: list[_Mark] = field(default_factory=list)  # of a transaction that is not committed yet
@@ -229,7 +251,7 @@ class Progress:
     @property
     def wrote(self) -> bool:
         """Whether there is anything of it in the table."""
-        return bool(self.recorded or self.half)
+        return bool(self._numbers or self.half)
 
     def begins(self, *, again: bool) -> None:
         """Before the first statement. ``again``: this run has tried it before, and nothing of that remains."""
@@ -250,12 +272,14 @@ class Progress:
         if kind not in ("dml", "ddl") or self.given_up:
             return None
         self._now[number] = sql_literals(sql)[:_LONGEST]
-        mark = _Mark(number, self._how(kind, sql, driver), _digest(sql, parameters), self._now[number])
+        mark = _Mark(number, self._how(kind, sql, driver), _digest(sql, parameters), self._now[number], several(sql))
         known = next((one for one in self.half.statements if one.number == number), None) if self.half else None
         if known and self._is_there(known, mark, sql):
             return known
-        if mark.how != "with its transaction" and known is None:
-            self._announce([mark], self._definitions(sql) if kind == "ddl" else None)
+        if mark.how != "with its transaction":
+            mark.before = self._definitions(sql) if kind == "ddl" else None
+            if known is None:
+                self._announce([mark])
         self._sent = mark
         return None
 
@@ -272,6 +296,7 @@ class Progress:
         mark.row_count, mark.last_id = _whole(cursor.rowcount, -1), _whole(getattr(cursor, "lastrowid", None), None)
         mark.gave_rows = cursor.description is not None
         if mark.how == "by itself":
+            mark.changed = mark.before is not None and self._definitions(sql) != mark.before
             self._done([mark])
         elif mark.how == "who knows":
             if self._bracket is not None and first_word(sql) not in _CALLS:
@@ -284,7 +309,7 @@ class Progress:
     def failed(self, *, answered: bool) -> None:
         """It failed. Without an answer it may have been executed all the same."""
         mark, self._sent = self._sent, None
-        if mark and mark.how != "with its transaction" and answered:
+        if mark and mark.how != "with its transaction" and answered and not mark.several:
             with suppress(Exception):  # then it counts as begun, and is looked up
                 self._write([(f"UPDATE {self.pen.name(_TABLE)} SET state = 'failed' {_THIS}", self._key(mark.number))])
 
@@ -296,16 +321,28 @@ class Progress:
         try:
             if not self._make():
                 return
-            self._write_along(driver, marks)
-            self.recorded += len(marks)
+            self._along(driver, self._insertion(marks))
+            self._numbers |= {mark.number for mark in marks}
         except Exception:  # a role that may not, say: then they are begun, and nobody knows more
-            self._announce(marks, None)
+            self._announce(marks)
 
     def ends(self) -> None:
         """The revision came to its end. Raises RevisionUnresolved when it sent less than what is recorded."""
         left = [one.number for one in self.half.statements if one.number not in self._now] if self.half else []
         if left:
             raise self._stopped(f"Now it sends no {numbered(left)}.")
+
+    def settled(self, driver: Any) -> None:
+        """The version row was moved: take out what is recorded, in the same transaction."""
+        numbers = sorted(self._numbers | {one.number for one in (self.half.statements if self.half else ())})
+        literal, key = self._dialect.literal, self._key(0)[:-1]
+        names = zip(("version_table", "version_schema", "revision"), key, strict=True)
+        where = " AND ".join(f"{name} = {literal(value)}" for name, value in names)
+        # Each by its whole key: a range would lock what lies between, where the next revision is to be recorded.
+        with suppress(Exception):  # then it goes at the end of the run, or when the next one begins
+            for start in range(0, len(numbers), 1000):
+                some = ", ".join(map(str, numbers[start : start + 1000]))
+                self._along(driver, f"DELETE FROM {self.pen.name(_TABLE)} WHERE {where} AND number IN ({some})")
 
     # --- deciding ---------------------------------------------------------------------------------
 
@@ -332,6 +369,7 @@ class Progress:
         if there is None:
             raise self._stopped(f"Whether statement {known.number} was executed, the database does not tell.")
         if there:
+            mark.changed = True
             self._done([mark])
         return there
 
@@ -347,48 +385,56 @@ class Progress:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def _announce(self, marks: Sequence[_Mark], before: Mapping[str, str | None] | None) -> None:
-        text = json.dumps(before) if before else None
-        if text and len(text) > _LONGEST_BEFORE:
-            text = None
-        values = [self._values(mark, "started", text) for mark in marks]
-        marks_of_values = ", ".join("?" for _ in _TYPES)
-        self._write([(f"INSERT INTO {self.pen.name(_TABLE)} ({_NAMES}) VALUES ({marks_of_values})", v) for v in values])
-        self.recorded += len(marks)
+    def _announce(self, marks: Sequence[_Mark]) -> None:
+        insert = f"INSERT INTO {self.pen.name(_TABLE)} ({_NAMES}) VALUES ({', '.join('?' for _ in _TYPES)})"
+        self._write([(insert, self._values(mark, "started")) for mark in marks])
+        self._numbers |= {mark.number for mark in marks}
 
     def _done(self, marks: Sequence[_Mark]) -> None:
         """What cannot be written stays begun, and is looked up by who goes on."""
-        change = f"UPDATE {self.pen.name(_TABLE)} SET state = 'done', row_count = ?, last_id = ?, gave_rows = ? {_THIS}"
+        told = "state = 'done', changed_it = ?, row_count = ?, last_id = ?, gave_rows = ?"
+        change = f"UPDATE {self.pen.name(_TABLE)} SET {told} {_THIS}"
         with suppress(Exception):
-            if marks and not self.given_up:
-                self._write([(change, (m.row_count, m.last_id, int(m.gave_rows), *self._key(m.number))) for m in marks])
+            if marks:
+                self._write(
+                    [
+                        (change, (int(m.changed), m.row_count, m.last_id, int(m.gave_rows), *self._key(m.number)))
+                        for m in marks
+                    ]
+                )
 
-    def _write_along(self, driver: Any, marks: Sequence[_Mark]) -> None:
-        """In the migrating session, below SQLAlchemy, and with nothing that a driver or the session would interpret."""
+    def _insertion(self, marks: Sequence[_Mark]) -> str:
+        """With nothing in it that a driver, or a setting of the session, would interpret."""
         literal = self._dialect.literal
         rows = [
-            "(" + ", ".join(
+            ", ".join(
                 "NULL" if value is None else str(value) if isinstance(value, int) else literal(value)
-                for value in self._values(mark, "done", None)
-            ) + ")"
+                for value in self._values(mark, "done")
+            )
             for mark in marks
-        ]  # fmt: skip
-        insert = f"INSERT INTO {self.pen.name(_TABLE)} ({_NAMES}) VALUES {', '.join(rows)}"
+        ]
+        return f"INSERT INTO {self.pen.name(_TABLE)} ({_NAMES}) VALUES " + ", ".join(f"({row})" for row in rows)
+
+    def _along(self, driver: Any, sql: str) -> None:
+        """In the migrating session, below SQLAlchemy. Raises the driver's errors, and leaves the transaction whole."""
         if self._dialect.DDL_COMMITS:
-            rows_of(driver, insert)
+            rows_of(driver, sql)
             return
         rows_of(driver, "SAVEPOINT alembic_job_statement")  # else its failure would be the revision's
         try:
-            rows_of(driver, insert)
+            rows_of(driver, sql)
         except Exception:
             rows_of(driver, "ROLLBACK TO SAVEPOINT alembic_job_statement")
             raise
         rows_of(driver, "RELEASE SAVEPOINT alembic_job_statement")
 
-    def _values(self, mark: _Mark, state: str, before: str | None) -> tuple[Any, ...]:
-        schema = self.table.schema or ""
+    def _values(self, mark: _Mark, state: str) -> tuple[Any, ...]:
+        before = json.dumps(mark.before) if mark.before else None
+        if before and len(before) > _LONGEST_BEFORE:
+            before = None
+        schema, changed, gave_rows = self.table.schema or "", int(mark.changed), int(mark.gave_rows)
         who = (self.table.name, schema, self.revision, mark.number, LAYOUT, self.direction, self.run_id, self.sha256)
-        return (*who, state, mark.digest, mark.sql, before, mark.row_count, mark.last_id, int(mark.gave_rows))
+        return (*who, state, mark.digest, mark.sql, before, changed, mark.row_count, mark.last_id, gave_rows)
 
     def _key(self, number: int) -> tuple[Any, ...]:
         return (self.table.name, self.table.schema or "", self.revision, number)

@@ -80,6 +80,11 @@ def kind_of(sql: str) -> Kind:
     return next((strong for strong in _STRONGEST if strong in rest | {kind}), kind)
 
 
+def several(sql: str) -> bool:
+    """Whether there may be more than one statement in this text."""
+    return ";" in sql_literals(sql).rstrip().rstrip(";")
+
+
 def temporary_table(sql: str) -> str | None:
     """The temporary table that this creates or drops."""
     return _named(_TEMPORARY, sql)
@@ -106,10 +111,14 @@ def objects(sql: str) -> list[tuple[str, str]] | None:
     An index comes with its table, where the statement names it.
     """
     text = sql[_start(sql) :]
-    if renames := _RENAMES.match(text):
+    if (renames := _RENAMES.match(text)) and not several(text):
         return [("TABLE", name) for name in re.findall(_NAME, re.sub(r"(?i)\sTO\s", " , ", renames["names"]))]
     about = _ABOUT.match(text)
-    if about is None or (about["kind"].upper() == "TABLE" and text[:1] in "cC" and _FILLS.search(about["rest"])):
+    if (
+        about is None
+        or several(text)
+        or (about["kind"].upper() == "TABLE" and text[:1] in "cC" and _FILLS.search(about["rest"]))
+    ):
         return None  # a table that is made and filled is not made and filled at once
     kind = about["kind"].upper()
     found = [(kind, name) for name in re.findall(_NAME, about["names"])]
