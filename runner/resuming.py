@@ -262,6 +262,14 @@ class Progress:
             self._write([(f"DELETE FROM {self.pen.name(_TABLE)} {_THIS}", self._key(number)) for number in failed])
             self.half = replace(self.half, statements=tuple(s for s in self.half.statements if s.state != "failed"))
 
+    def recorded_as_done(self) -> Collection[int]:
+        """The statements of which the table says so by now; none where it cannot be read."""
+        with suppress(Exception):
+            read = _read(self.pen.ask, self._dialect.literal, self.pen.name(_TABLE), self.table, self.revision)
+            if self.wrote and (half := read.get(self.revision)):
+                return half.numbers("done")
+        return ()
+
     # --- around a statement -----------------------------------------------------------------------
 
     def before(self, number: int, kind: Kind, sql: str, parameters: Any, driver: Any) -> Recorded | None:
@@ -342,7 +350,8 @@ class Progress:
         # where the next revision is to be recorded on another connection.
         with suppress(Exception):  # then it goes at the end of the run, or when the next one begins
             self._along(
-                driver, *(f"DELETE FROM {self.pen.name(_TABLE)} WHERE {where} AND number = {number}" for number in numbers)
+                driver,
+                *(f"DELETE FROM {self.pen.name(_TABLE)} WHERE {where} AND number = {number}" for number in numbers),
             )
 
     # --- deciding ---------------------------------------------------------------------------------
