@@ -501,11 +501,16 @@ def happened(before: Mapping[str, str | None] | None, now: Mapping[str, str | No
             return None
         if was is None or is_ is None:
             continue
-        for line in set(was.splitlines()) ^ set(is_.splitlines()):
+        for line in _lines(was) ^ _lines(is_):
             names = re.findall(r"`([^`]+)`", line)
             if not any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql) for name in names):
                 return None
     return True
+
+
+def _lines(definition: str) -> set[str]:
+    """Without the comma, which comes and goes with the line below."""
+    return {line.rstrip(",") for line in definition.splitlines()}
 
 
 class Replayed:
