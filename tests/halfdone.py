@@ -117,9 +117,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--history", choices=HISTORIES, action="append")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--markdown", type=Path, help="a page with the marks <!-- killed mariadb --> and so on")
+    parser.add_argument("--markdown", type=Path, help="a page with the mark <!-- killed mariadb -->")
     chosen = parser.parse_args()
-    for name in chosen.history or HISTORIES:
+    for name in chosen.history or ["mariadb"]:
         text = table(HISTORIES[name], chosen.seed)
         print(f"\n{text}\n")
         if chosen.markdown:
