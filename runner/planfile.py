@@ -206,7 +206,7 @@ def env_file(history: History) -> PlannedFile:
 def write(plan: PlanFile, path: str) -> None:
     """As a whole or not at all. Raises ConfigInvalid."""
     try:
-        there = Path(path).resolve()  # a link stays one
+        there = Path(os.path.realpath(path))  # a link stays one
         if Path(path).exists() and not Path(path).is_file():  # a rename would take the place of a device
             raise ConfigInvalid(f"The plan cannot be written to {path}: it is no file.", hint=_WRITABLE)
         beside = there.with_name(f".{there.name}.{secrets.token_hex(4)}")

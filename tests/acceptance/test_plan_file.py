@@ -280,6 +280,15 @@ def test_files_that_are_not_to_be_run_may_change(stages: Stages) -> None:
 
 
 @SQLITE
+def test_the_stages_may_stand_in_other_directories(stages: Stages, tmp_path: Path, run_job: Run) -> None:
+    stages.plan()
+    shutil.move(stages.file, tmp_path / "artifact.json")
+    ini = str(stages.project.ini.relative_to(tmp_path))
+    result = run_job("upgrade", "-c", ini, "--plan", "artifact.json", cwd=tmp_path, env=stages.env)
+    assert (result.exit_code, result.finished["count"]) == (0, 4), result.stdout
+
+
+@SQLITE
 def test_another_way_of_writing_the_json_is_no_change(stages: Stages) -> None:
     written = stages.plan()
     stages.file.write_text(json.dumps(dict(reversed(list(written.items())))))
@@ -313,8 +322,12 @@ SLOW_DOWN = Revision(
     "r2",
     "r1",
     'op.create_table("t2", sa.Column("id", sa.Integer))',
-    'print("going down", flush=True)\ntime.sleep(4)\nop.drop_table("t2")',
+    'print("going down", flush=True)\nwhile not os.path.exists("go"): time.sleep(0.1)\nop.drop_table("t2")',
 )
+
+
+def go(project: Project) -> None:
+    (project.path / "go").touch()
 
 
 @pytest.mark.parametrize("kind", ["own connection", "creator"])
@@ -332,6 +345,7 @@ def test_it_is_compared_again_under_the_lock(
     down.wait_for("user_output", text="going down")
     job = start_job("upgrade", "--plan", "plan.json", cwd=project.path, env=stages.env)
     job.wait_for("lock_waiting")
+    go(project)
     assert down.finish().exit_code == 0
     result = job.finish()
     stale(result, "is at r1", "from r2 to r4")
@@ -352,11 +366,12 @@ def test_a_file_that_is_edited_while_it_waits_is_seen_under_the_lock(
     job.wait_for("lock_waiting")
     fact = r3_edited(stages.project)
     stale(job.finish(), fact)
+    go(stages.project)
     assert down.finish().exit_code == 0
 
 
 def test_three_pods_with_the_same_plan_apply_it_once(stages: Stages, start_job: Start) -> None:
-    stages.project.add(in_both(1, "time.sleep(1)"))
+    stages.project.add(in_both(1, "time.sleep(2)"))
     stages.plan()
     jobs = [start_job("upgrade", "--plan", "plan.json", cwd=stages.project.path, env=stages.env) for _ in range(3)]
     results = [job.finish() for job in jobs]
