@@ -57,6 +57,7 @@ from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
 from .model import Plan, Revision, Rows, State
 from .pen import Pen
 from .place import Place
+from .planfile import PlanFile
 from .recording import Recording
 from .resuming import Half, Unreadable, contradicted, forget
 from .resuming import read as read_halves
@@ -74,8 +75,9 @@ T = TypeVar("T")
 class Project:
     """One project and the databases that its ``env.py`` migrates."""
 
-    def __init__(self, job: Job, *, writes: bool = False) -> None:
+    def __init__(self, job: Job, *, writes: bool = False, planned: PlanFile | None = None) -> None:
         self.job = job
+        self.planned = planned  # and to be followed
         self.places: tuple[Place, ...] = ()
         self._writes = writes
         self._history: History | None = None
@@ -125,8 +127,7 @@ class Project:
         if given:
             job.wait_for(job.database, writable=self._writes)
             if not creates and not job.database.dialect.is_there(job.database.url):
-                self._look_at_nothing(" ".join(targets))
-                self.places = (self._place(None, job.database, None),)
+                self.places = self._look_at_nothing(" ".join(targets))
                 return
         seen = self._look(" ".join(targets))
         databases = self._databases(seen, bool(given))
@@ -190,7 +191,7 @@ class Project:
         self._history = looked.history
         return looked.seen
 
-    def _look_at_nothing(self, target: str) -> None:
+    def _look_at_nothing(self, target: str) -> tuple[Place, ...]:
         """See the revisions as ``env.py`` sets them up, in an empty file that stands in for the one to stay away."""
         url, settings = self.job.database.url, self.job.settings
         scheme, _, path = (url.database or "").rpartition(":")  # file:, or nothing
@@ -198,7 +199,14 @@ class Project:
             file = Path(directory, Path(path).name)
             instead = replace(url, database=f"{scheme}:{file}" if scheme else str(file)).render()
             environment = replace(self.environment, config=lambda: load_config(settings, instead))
-            self._history = environment.look(target).history
+            looked = environment.look(target)
+        self._history = looked.history
+        places = []
+        for seen, section in zip(looked.seen, _sections(looked.seen), strict=True):
+            if (seen.url.database or "").endswith(str(file)):
+                places.append(self._place(None, self.job.database, section))
+                places[-1].table, places[-1].schema = seen.where.table, seen.schema
+        return tuple(places) or (self._place(None, self.job.database, None),)
 
     def _databases(self, seen: Sequence[Seen], given: bool) -> list[Database | None]:
         """How the runner connects to each. Raises WrongDatabase when none of them is the given one."""
@@ -263,20 +271,29 @@ class Project:
 
     def report_plan(self, place: Place, current: Rows, goal: Rows, steps: Sequence[RevisionStep]) -> Plan:
         """Say what is to be done from here."""
+        plan = self.plan(place, current, goal, steps)
+        self.report(place, plan, self.planned.digest if self.planned else None)
+        return plan
+
+    def plan(self, place: Place, current: Rows, goal: Rows, steps: Sequence[RevisionStep]) -> Plan:
+        """What is to be done from here."""
         pending = tuple(self.history.describe(step.revision) for step in steps)
         state = self._state(place, current, goal)
-        plan = Plan(state, tuple(current), self.history.stored_heads(), tuple(goal), pending)
+        return Plan(state, tuple(current), self.history.stored_heads(), tuple(goal), pending)
+
+    def report(self, place: Place, plan: Plan, digest: str | None) -> None:
+        """Say it. ``digest``: of the file that it comes from, or went to."""
         place.emit(
             PlanReady(
                 state=plan.state,
                 current=list(plan.current),
                 heads=list(plan.heads),
                 target=list(plan.target),
-                pending=[PendingFields(revision=r.revision, summary=r.summary, path=r.path) for r in pending],
-                count=len(pending),
+                pending=[PendingFields(revision=r.revision, summary=r.summary, path=r.path) for r in plan.pending],
+                count=len(plan.pending),
+                digest=digest,
             )
         )
-        return plan
 
     def _state(self, place: Place, current: Rows, goal: Rows) -> State:
         if self.halves(place):
@@ -299,16 +316,34 @@ class Project:
         """Set the goal of a database, seen from its rows as ``env.py`` read them (or ``at``), and whether it is ahead.
 
         Raises RevisionUnknown for a database at revisions that are not here, unless it is ahead of this image
-        and that will do; TargetInvalid.
+        and that will do; TargetInvalid; PlanStale.
         """
-        self._measure(place, lambda floor: self.history.resolve(targets, floor))
+        self._require_as_planned(place, self.history, place.rows)
+        self._measure(place, lambda floor: self._goal(place, targets, floor))
         if place.ahead is None:
             self.require_sound(place)
-            place.goal = self.history.resolve(targets, place.current if at is None else at)
+            place.goal = self._goal(place, targets, place.current if at is None else at)
+
+    def _goal(self, place: Place, targets: Sequence[str], rows: Rows) -> Rows:
+        return self.planned.of(place).goal if self.planned else self.history.resolve(targets, rows)
 
     def steps(self, place: Place, rows: Rows) -> Sequence[RevisionStep]:
         """What is to be run from these rows; nothing where the database is ahead."""
-        return [] if place.ahead else self.history.upgrade_steps(place.goal, rows)
+        return self.steps_from(place, self.history, rows)
+
+    def steps_from(self, place: Place, history: History, rows: Rows) -> Sequence[RevisionStep]:
+        """The same with the revisions as ``env.py`` has them now. Raises PlanStale."""
+        self._require_as_planned(place, history, rows)
+        if place.ahead:
+            return []
+        steps = history.upgrade_steps(place.goal, rows)
+        return self.planned.of(place).in_order(steps) if self.planned else steps
+
+    def _require_as_planned(self, place: Place, history: History, rows: Rows) -> None:
+        """Raises PlanStale when a plan is followed, and files or rows are not those that it was made with."""
+        path = self.job.settings.plan or ""
+        if self.planned and (error := self.planned.stale(path, self.places, place, history, rows)):
+            raise error
 
     def _measure(self, place: Place, goal_from: Callable[[Rows], Rows]) -> None:
         """Find out whether the database is ahead of this image, and whether that will do. Raises RevisionUnknown."""
@@ -475,11 +510,6 @@ class Project:
         return None
 
     @staticmethod
-    def upwards(place: Place, here: History, heads: Rows) -> Sequence[RevisionStep]:
-        """The steps from these rows to the goal, by the history that ``env.py`` has ``here``."""
-        return [] if place.ahead else here.upgrade_steps(place.goal, heads)
-
-    @staticmethod
     def downwards(target: str, fixed: str) -> StepsFrom:
         """The steps down to a target, which is called ``fixed`` once anything was done."""
         return lambda place, here, heads: here.downgrade_steps(
@@ -501,6 +531,7 @@ class Project:
 
     def sound_and_arrived(self, place: Place, rows: Rows) -> bool:
         """The same while waiting, where a newer image may take the database beyond this one. As ``locate``."""
+        self._require_as_planned(place, self.history, rows)
         self._measure(place, lambda _: place.goal)
         if place.ahead is None:
             self.require_sound(place)

@@ -40,6 +40,7 @@ lock
 job engines host
 seam diagnosis shape ahead
 place states
+planfile
 scratch
 fence recording
 applying
@@ -104,7 +105,7 @@ def test_the_package_is_imported_by_relative_names_alone(path: Path) -> None:
 def test_alembic_and_sqlalchemy_are_imported_where_revisions_are_known_and_run_only() -> None:
     foreign = {"alembic", "sqlalchemy"}
     users = {name_of(p) for p in FILES if foreign & {what.partition(".")[0] for _, what in imports(p)}}
-    planning = {"history", "host", "seam", "recording", "applying", "project", "looking", "shape"}
+    planning = {"history", "host", "seam", "recording", "applying", "planfile", "project", "looking", "shape"}
     assert users <= planning | {"drift", "authoring", "baseline", "plugin", "settling"}
 
 
