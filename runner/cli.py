@@ -216,7 +216,7 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     if command == "wait" and options.wait_for == "connection" and job.given():  # without importing Alembic
         job.wait_for(job.database, writable=False)
         return Result("ready")
-    from . import authoring, baseline, doctor, drift, flow, looking, settling  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
+    from . import authoring, baseline, doctor, drift, flow, looking, resolving  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
 
     known: dict[str, Callable[[], Result]] = {
         "upgrade": lambda: _follow(job) if follows else flow.upgrade(job, targets),
@@ -228,7 +228,7 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
         "baseline": lambda: (
             baseline.detect(job, sure=options.yes) if options.detect else baseline.baseline(job, targets)
         ),
-        "resolve": lambda: settling.resolve(job, options.settled, applied=options.applied, reason=options.reason),
+        "resolve": lambda: resolving.resolve(job, options.settled, applied=options.applied, reason=options.reason),
         "unlock": lambda: flow.unlock(job, sure=options.yes),
         "status": lambda: looking.status(job, targets, exit_code=options.exit_code),
         "plan": lambda: (

@@ -45,7 +45,7 @@ class Story:
         """Remember the version rows that the last line would tell."""
         self.rows = rows
 
-    def statement_sent(self) -> None:
+    def statement_sent(self, *, recorded: bool) -> None:
         """Remember what the screen would assume if this process died now."""
         self.sent = True
 

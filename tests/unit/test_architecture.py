@@ -46,7 +46,7 @@ fence recording
 applying
 retrying
 project
-baseline flow looking drift doctor settling
+baseline flow looking drift doctor resolving
 authoring
 cli
 """.strip().splitlines()
@@ -106,7 +106,7 @@ def test_alembic_and_sqlalchemy_are_imported_where_revisions_are_known_and_run_o
     foreign = {"alembic", "sqlalchemy"}
     users = {name_of(p) for p in FILES if foreign & {what.partition(".")[0] for _, what in imports(p)}}
     planning = {"history", "host", "seam", "recording", "applying", "planfile", "project", "looking", "shape"}
-    assert users <= planning | {"drift", "authoring", "baseline", "plugin", "settling"}
+    assert users <= planning | {"drift", "authoring", "baseline", "plugin", "resolving"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p != PACKAGE / "database" / "__init__.py"], ids=name_of)
