@@ -20,7 +20,7 @@ from .database import Database, Dialect, Session
 from .events import Emit, LedgerUnavailable, counted
 from .model import Holder, Revision, VersionTable
 
-LAYOUT = 1  # of the table; each row says which it was written in
+LAYOUT = 1  # of the table; another one only where a column means something else, not for one more
 _NAME = "alembic_job_ledger"
 _TYPES = {
     "run_id": "VARCHAR(64) NOT NULL",
@@ -50,7 +50,7 @@ _TYPES = {
     "session": "VARCHAR(64)",
 }
 _COLUMNS = ", ".join(f"{name} {kind}" for name, kind in _TYPES.items()) + ", PRIMARY KEY (run_id, number)"
-_NAMES = ", ".join(_TYPES)
+_NEVER_EMPTY = {name for name, kind in _TYPES.items() if "NOT NULL" in kind}  # in every layout
 _LONGEST = 4000  # of a text, in characters
 
 Write = tuple[str, Sequence[Any]]  # a statement with "?" for each value
@@ -114,7 +114,9 @@ def read(session: Session, tables: Iterable[str]) -> Ledger:
         newest = session.ask(f"SELECT max(layout) FROM {name}")[0][0]
         if newest is not None and int(newest) > LAYOUT:
             return Ledger(trouble=f"{name} is of layout {newest}, from a newer alembic-job; this one knows {LAYOUT}")
-        rows = session.ask(f"SELECT {_NAMES} FROM {name} ORDER BY started, number")
+        there = session.dialect.own_columns(session.ask, _NAME) | _NEVER_EMPTY
+        names = ", ".join(column if column in there else f"NULL AS {column}" for column in _TYPES)
+        rows = session.ask(f"SELECT {names} FROM {name} ORDER BY started, number")
         return Ledger(tuple(_entry(dict(zip(_TYPES, row, strict=True))) for row in rows))
     except Exception as error:
         return Ledger(trouble=f"{name} cannot be read: {_said(error)}")
@@ -363,7 +365,7 @@ def unavailable(why: str) -> LedgerUnavailable:
     """The warning: the run goes on without it."""
     return LedgerUnavailable(
         error=f"{why}.",
-        hint="Let this user create tables, or have it created once by one who may; or set ALEMBIC_JOB_LEDGER=false.",
+        hint="Let this user create and alter tables, or run once with a user who may; or set ALEMBIC_JOB_LEDGER=false.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -49,6 +50,16 @@ def server_url_problem(url: URL) -> tuple[str, str] | None:
 def one_line(text: object) -> str:
     """A driver's message, which may come in several lines, as one without the last full stop."""
     return " ".join(str(text).split()).rstrip(".")
+
+
+def lacking(columns: str, there: Collection[str]) -> list[str]:
+    """Which of the columns of one of our tables an older layout of it lacks, each as ``ADD COLUMN`` takes it.
+
+    Only such as may be empty, because rows are there: whatever may not has been there from the first layout on.
+    """
+    each = (column.strip() for column in re.split(r",(?![^()]*\))", columns))
+    named = (column for column in each if column[0].islower())  # else a key
+    return [column for column in named if column.split()[0] not in there and "NOT NULL" not in column]
 
 
 def unrecognised(error: BaseException) -> Refusal:
@@ -155,7 +166,10 @@ class Dialect(Protocol):
         """Where a table of the runner's own is, as SQL names it."""
 
     def make_own_table(self, connection: Any, name: str, columns: str) -> None:
-        """Create it where it is missing."""
+        """Create it where it is missing, and add the columns that an older layout of it lacks."""
+
+    def own_columns(self, ask: Ask, name: str) -> frozenset[str]:
+        """The columns that a table of the runner's own has; none when there is no such table."""
 
     def session_mark(self, ask: Ask) -> str:
         """What tells this session from every other that this server ever had or will have."""
