@@ -53,6 +53,8 @@ _COLUMNS = ", ".join(f"{name} {kind}" for name, kind in _TYPES.items()) + ", PRI
 _NEVER_EMPTY = {name for name, kind in _TYPES.items() if "NOT NULL" in kind}  # in every layout
 _LONGEST = 4000  # of a text, in characters
 
+OPEN = ("started", "executed")  # how a row stays when its run is gone before it could tell
+
 Write = tuple[str, Sequence[Any]]  # a statement with "?" for each value
 
 
@@ -153,7 +155,7 @@ def named(session: Session, holder: Holder) -> Holder:
     try:
         rows = session.ask(
             f"SELECT run_id, session, image, pod FROM {session.dialect.own_table(_NAME)}"
-            " WHERE status IN ('started', 'executed') ORDER BY started DESC"
+            f" WHERE status IN {OPEN} ORDER BY started DESC"
         )
     except Exception:  # no such table, most of the time
         return holder
@@ -272,6 +274,20 @@ class Journal:
         """It is not in the database, or not as a whole."""
         if number := self._last.get(revision):
             self._later[number] = self._ended(number, status, code, error)
+
+    def settles(self, entry: Entry, *, done: bool) -> None:
+        """Complete the row of a run that is gone. When it ended nobody knows, so ``ended`` stays as it is."""
+        found = "applied" if entry.direction == "downgrade" else "not applied"
+        remained = (
+            "DDL that it had run by then remained"
+            if self._dialect.DDL_COMMITS
+            else "Its transaction was rolled back; what it had committed by itself remained"
+        )
+        said = f"The run ended without a word; run {self._who.run_id} found the revision {found}. {remained}."
+        where = f"run_id = ? AND number = ? AND status IN {OPEN}"
+        values = ("committed", None) if done else ("abandoned", said)
+        write = f"UPDATE {self._where} SET status = ?, error = ? WHERE {where}", (*values, entry.run_id, entry.number)
+        self._write([write])
 
     def flush(self) -> None:
         """Write what is yet to be written."""

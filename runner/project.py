@@ -58,6 +58,7 @@ from .recording import Recording
 from .retrying import Retries
 from .seam import Environment, Seen
 from .settings import url_problem
+from .settling import settled
 from .version import __version__
 from .wait import patiently
 from .watching import Watch
@@ -465,6 +466,7 @@ class Project:
         job, started, next_report_s = self.job, time.monotonic(), 0.0
         limit_s, heartbeat_s = job.settings.lock_timeout.total_seconds(), job.settings.heartbeat.total_seconds()
         journals = self._journals(turn)
+        self._settle(turn, journals)
         with Watch(job.settings, job.stop) as watch:
             retries = Retries(job.settings, job.stop, watch)
             while True:
@@ -503,6 +505,15 @@ class Project:
             for place in self.places
             if place.database and not place.ledger.trouble
         }
+
+    def _settle(self, turn: Turn, journals: Mapping[Place, Journal]) -> None:
+        """Complete the rows of runs that are gone, as whoever holds the lock knows."""
+        for place, journal in journals.items():
+            held = turn.get(place)
+            if held and held.lock:
+                place.ledger = self._ledger(held.session, held.session.tables())
+                for entry, done in settled(self.history, place.ledger.of(place.table), place.rows):
+                    journal.settles(entry, done=done)
 
     def _run(
         self,

@@ -310,8 +310,9 @@ def test_two_applications_with_two_version_tables_share_the_table_and_no_rows(
 
 OLDER = (
     "run_id VARCHAR(64) NOT NULL, number INTEGER NOT NULL, layout INTEGER NOT NULL,"
-    " version_table VARCHAR(255) NOT NULL, version_schema VARCHAR(255), direction VARCHAR(16) NOT NULL, revision VARCHAR(255) NOT NULL, parents TEXT,"
-    " status VARCHAR(16) NOT NULL, started NUMERIC(20, 6), PRIMARY KEY (run_id, number)"
+    " version_table VARCHAR(255) NOT NULL, version_schema VARCHAR(255), direction VARCHAR(16) NOT NULL,"
+    " revision VARCHAR(255) NOT NULL, parents TEXT, status VARCHAR(16) NOT NULL, started NUMERIC(20, 6),"
+    " PRIMARY KEY (run_id, number)"
 )
 LATER = {"command", "depends_on", "summary", "path", "sha256", "code", "error", "ended", "duration_s", "image", "pod"}
 LATER |= {"hostname", "db_user", "runner_version", "session"}

@@ -37,7 +37,7 @@ screen
 keys lease ledger history
 lock
 job engines host
-seam diagnosis shape ahead
+seam diagnosis shape ahead settling
 place states
 scratch
 fence recording
