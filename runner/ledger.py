@@ -53,6 +53,7 @@ _COLUMNS = ", ".join(f"{name} {kind}" for name, kind in _TYPES.items()) + ", PRI
 _NEVER_EMPTY = {name for name, kind in _TYPES.items() if "NOT NULL" in kind}  # in every layout
 _LONGEST = 4000  # of a text, in characters
 
+BASE = "base"  # what a row says where no revision was set
 OPEN = ("started", "executed")  # how a row stays when its run is gone before it could tell
 
 Write = tuple[str, Sequence[Any]]  # a statement with "?" for each value
@@ -184,7 +185,10 @@ def fingerprint(path: str) -> str | None:
 
 
 def edited(entries: Iterable[Entry], revisions: Iterable[Revision]) -> list[tuple[Revision, Entry]]:
-    """The revisions whose file is another one than when they were applied."""
+    """The revisions, of those in the database, whose file is another one than when they were applied.
+
+    Not of those that were marked since: nothing of their files was run then, so those say nothing of the database.
+    """
     applied = latest(entries)
     found = []
     for revision in revisions:
@@ -275,6 +279,20 @@ class Journal:
         if number := self._last.get(revision):
             self._later[number] = self._ended(number, status, code, error)
 
+    def marks(self, revisions: Iterable[Revision]) -> None:
+        """They are about to be set without running them."""
+        for revision in revisions:
+            self.begins(revision, "stamp", None)
+
+    def marked(self, revisions: Iterable[Revision], failure: BaseException | None) -> None:
+        """What became of that."""
+        for revision in revisions:
+            if failure is None:
+                self.committed([revision.revision])
+            else:
+                self.ended(revision.revision, "failed", getattr(failure, "code", None), str(failure))
+        self.flush()
+
     def settles(self, entry: Entry, *, done: bool) -> None:
         """Complete the row of a run that is gone. When it ended nobody knows, so ``ended`` stays as it is."""
         found = "applied" if entry.direction == "downgrade" else "not applied"
@@ -315,7 +333,7 @@ class Journal:
             "parents": json.dumps(revision.parents),
             "depends_on": json.dumps(revision.depends_on),
             "summary": revision.summary[:_LONGEST],
-            "path": revision.path,
+            "path": revision.path or None,
             "sha256": fingerprint(revision.path),
             "status": "started",
             "image": who.image,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .history import History
-from .ledger import OPEN, Entry, latest
+from .ledger import BASE, OPEN, Entry, latest
 from .model import Rows
 
 
@@ -35,6 +35,8 @@ def _before(later: Entry) -> bool | None:
 
 def _contained(history: History, entries: Sequence[Entry], rows: Rows, revision: str) -> bool | None:
     """Whether these version rows contain a revision; None where that leads through revisions that nobody knows."""
+    if revision == BASE:
+        return not rows
     applied = latest(entries)
     seen, left, lost = set[str](), list(rows), False
     while left:

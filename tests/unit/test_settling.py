@@ -53,6 +53,14 @@ def test_what_began_later_tells_how_it_was_before() -> None:
     assert told((), row("r2"), row("r2", "committed", "downgrade"))[:1] == [("r2", True)]
 
 
+def test_a_mark_was_set_when_the_database_is_there() -> None:
+    assert told(("r2",), row("r2", direction="stamp"), row("base", direction="stamp")) == [
+        ("r2", True),
+        ("base", False),
+    ]
+    assert told((), row("base", direction="stamp")) == [("base", True)]
+
+
 def test_what_was_marked_later_leaves_it_open() -> None:
     assert told(("r2",), row("r2"), row("r2", "committed", "stamp")) == []
 
