@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import count
@@ -115,28 +116,59 @@ def read(session: Session, tables: Iterable[str]) -> Ledger:
         return Ledger()
     try:
         newest = session.ask(f"SELECT max(layout) FROM {name}")[0][0]
-        if newest is not None and int(newest) > LAYOUT:
+        if newest is not None and not _known(newest):
             return Ledger(trouble=f"{name} is of layout {newest}, from a newer alembic-job; this one knows {LAYOUT}")
         there = session.dialect.own_columns(session.ask, _NAME) | _NEVER_EMPTY
         names = ", ".join(column if column in there else f"NULL AS {column}" for column in _TYPES)
-        rows = session.ask(f"SELECT {names} FROM {name} ORDER BY started, number")
-        return Ledger(tuple(_entry(dict(zip(_TYPES, row, strict=True))) for row in rows))
+        rows = [dict(zip(_TYPES, row, strict=True)) for row in session.ask(f"SELECT {names} FROM {name}")]
+        return Ledger(tuple(map(_entry, sorted(rows, key=_order))))
     except Exception as error:
         return Ledger(trouble=f"{name} cannot be read: {_said(error)}")
 
 
+def _known(layout: Any) -> bool:
+    number = _number(layout)
+    return number is not None and number <= LAYOUT
+
+
+def _order(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Oldest first; products do not agree on where to put what has no time."""
+    started, number = _number(row["started"]), _number(row["number"])
+    return (-math.inf if started is None else started, -math.inf if number is None else number)
+
+
 def _entry(row: dict[str, Any]) -> Entry:
+    """Whatever a person, or SQLite, left in a column: a row is what can be read of it."""
     del row["layout"]
     names: dict[str, Any] = {name: _revisions(row.pop(name)) for name in ("parents", "depends_on")}
     times: dict[str, Any] = {name: _time(row.pop(name)) for name in ("started", "ended")}
-    took = row.pop("duration_s")
-    return Entry(**row, **names, **times, duration_s=None if took is None else float(took))
+    numbers: dict[str, Any] = {
+        "number": int(_number(row.pop("number")) or 0),
+        "duration_s": _number(row.pop("duration_s")),
+    }
+    texts: dict[str, Any] = {name: _text(value) for name, value in row.items()}
+    empty = {name: "" for name in _NEVER_EMPTY if name in texts and texts[name] is None}
+    return Entry(**{**texts, **empty, **names, **times, **numbers})
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).decode(errors="replace")
+    return None if value is None else str(value)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _revisions(text: Any) -> tuple[str, ...] | None:
     try:
         found = json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return None
     return tuple(map(str, found)) if isinstance(found, list) else None
 
@@ -162,7 +194,7 @@ def named(session: Session, holder: Holder) -> Holder:
         return holder
     for run_id, by, image, pod in rows:
         if run_id == holder.run_id if holder.run_id else by == number:
-            return replace(holder, run_id=run_id, image=image, pod=pod)
+            return replace(holder, run_id=run_id, image=_text(image), pod=_text(pod))
     return holder
 
 
