@@ -423,7 +423,7 @@ class Journal:
     def _on(self, connection: Any, writes: Sequence[Write]) -> None:
         if not self._made:
             self._dialect.make_own_table(connection, _NAME, _COLUMNS)
-            self._made = True
+            self._made = not self._dialect.ONE_WRITER  # there it may go with the migration's transaction
         self._dialect.together(connection, writes)
 
 
