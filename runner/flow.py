@@ -82,9 +82,7 @@ def stamp(job: Job, targets: tuple[str, ...]) -> Result:
 
     with project.my_turn(lambda *_: False) as turn:
         assert turn is not None
-        project.run(turn, lambda _, here, heads: here.stamp_steps(goal or ("base",), heads), targets)
-    if not (history.holds(place.rows, goal) if goal else not place.rows):
-        raise project.not_reached(place, goal)
+        project.stamp(turn, lambda _, here, heads: here.stamp_steps(goal or ("base",), heads), goal, targets)
     return Result("stamped")
 
 

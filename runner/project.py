@@ -50,7 +50,7 @@ from .fence import Busy, Fence
 from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
-from .ledger import Entry, Journal, Ledger, Who, told, unavailable
+from .ledger import BASE, Entry, Journal, Ledger, Who, told, unavailable
 from .ledger import edited as edited_files
 from .ledger import read as read_ledger
 from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
@@ -64,6 +64,7 @@ from .resuming import read as read_halves
 from .retrying import Retries
 from .seam import Environment, Seen
 from .settings import url_problem
+from .settling import settled
 from .version import __version__
 from .wait import patiently
 from .watching import Watch
@@ -384,8 +385,15 @@ class Project:
                 ),
                 diagnosis.edited(revision, entry.said),
             )
-            for revision, entry in edited_files(place.ledger.of(place.table), self.history.all())
+            for revision, entry in edited_files(place.ledger.of(place.table), self._applied(place))
         ]
+
+    def _applied(self, place: Place) -> list[Revision]:
+        """The revisions of this image that the database holds, as far as is proven; parents first."""
+        history, rows = self.history, place.rows
+        ahead = proven(history, place.ledger.of(place.table), rows) if history.known(rows)[1] else None
+        held = history.contained(ahead.floor if ahead else rows)
+        return [revision for revision in self.history.all() if revision.revision in held]
 
     def require_unedited(self) -> None:
         """Tell of the files that were changed after they were applied. Raises HistoryInvalid where that will not do."""
@@ -573,14 +581,59 @@ class Project:
             yield turn
 
     def run(self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str]) -> Mapping[Place, Recording]:
-        """Run steps through ``env.py``, under the locks of ``turn``, and read the versions back.
+        """Run steps through ``env.py``, under the locks of ``turn``, and read the versions back."""
+        journals = self.journals(turn)
+        self._settle(turn, journals)
+        return self._run_on(turn, steps_from, targets, journals)
 
-        Again and again while a revision gives way and leaves nothing, or a lock that only ``env.py`` itself can take
-        is held by another run.
+    def stamp(self, turn: Turn, steps_from: StepsFrom, goal: Rows, targets: Sequence[str]) -> None:
+        """Move the version of the one database to these revisions without running any; a row of the ledger for each.
+
+        Raises TargetNotReached.
+        """
+        place, journals = self.place, self.journals(turn)
+        self._settle(turn, journals)
+        with self._marking(place, journals.get(place), goal):
+            self._run_on(turn, steps_from, targets, journals)
+            if not self._stands_at(place, goal):
+                raise self.not_reached(place, goal)
+
+    def _stands_at(self, place: Place, goal: Rows) -> bool:
+        return self.history.holds(place.rows, goal) if goal else not place.rows
+
+    @contextmanager
+    def _marking(self, place: Place, journal: Journal | None, goal: Rows) -> Iterator[None]:
+        """Into the ledger: that these revisions are set, and what became of it; nothing where that cannot be read."""
+        if journal is None:
+            yield
+            return
+        marks = self.history.known(goal)[0] or [Revision(BASE, (), "", "")]
+        assert place.database
+        later = not place.dialect.is_there(place.database.url)  # a file that env.py is yet to make
+        if not later:
+            journal.marks(marks)
+        failure: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            with suppress(RunnerError):
+                place.read()
+                if later:
+                    journal.marks(marks)
+                journal.marked(marks, None if self._stands_at(place, goal) else failure)
+
+    def _run_on(
+        self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str], journals: Mapping[Place, Journal]
+    ) -> Mapping[Place, Recording]:
+        """Again and again while a revision gives way and leaves nothing, or while another run holds the lock.
+
+        The latter where only ``env.py`` itself can take it.
         """
         job, started, next_report_s = self.job, time.monotonic(), 0.0
         limit_s, heartbeat_s = job.settings.lock_timeout.total_seconds(), job.settings.heartbeat.total_seconds()
-        journals = self.journals(turn)
         with Watch(job.settings, job.stop) as watch:
             retries = Retries(job.settings, job.stop, watch)
             while True:
@@ -619,6 +672,15 @@ class Project:
             for place in self.places
             if place.database and not place.ledger.trouble
         }
+
+    def _settle(self, turn: Turn, journals: Mapping[Place, Journal]) -> None:
+        """Complete the rows of runs that are gone, as whoever holds the lock knows."""
+        for place, journal in journals.items():
+            held = turn.get(place)
+            if held and held.lock:
+                place.ledger = self._ledger(held.session, held.session.tables())
+                for entry, done in settled(self.history, place.ledger.of(place.table), place.rows):
+                    journal.settles(entry, done=done)
 
     def _run(
         self,

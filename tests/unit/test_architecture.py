@@ -38,7 +38,7 @@ keys lease pen history
 ledger resuming
 lock
 job engines host
-seam diagnosis shape ahead
+seam diagnosis shape ahead settling
 place states
 planfile
 scratch
