@@ -153,6 +153,7 @@ def _settle(recording: Recording, rows: tuple[str, ...] | None) -> None:
         recording.executed.append(flight)
         recording.flight = None
     recording.observe(frozenset(rows))
+    recording.learn()
 
 
 def _failure(

@@ -346,6 +346,14 @@ class Recording:
 
     # --- what is committed ------------------------------------------------------------------------
 
+    def learn(self) -> None:
+        """Without an answer, whether DDL got as far as its implicit commit is what the records tell."""
+        flight = self.flight
+        if flight and flight.doubtful and flight.progress:
+            done = flight.progress.recorded_as_done()
+            for statement in flight.changed:
+                statement.durable = statement.durable or statement.number in done
+
     def observe(self, rows: frozenset[str] | None = None) -> None:
         """Look which executed revisions another connection sees by now."""
         rows = self._rows() if rows is None else rows
@@ -535,7 +543,7 @@ class Recording:
             self.flight.progress.failed(answered=answered)
         if self.flight and not answered and self._lasts(statement.kind, driver):
             self.flight.doubtful = True
-        if not isinstance(error, Exception):  # cut short before the answer, so the session cannot be asked any more
+        if not answered:  # nor can the session be asked any more; what came before it, ``learn`` tells
             return
         self._transaction_ended(self.dialect.after_failure(statement.kind, driver, self.dialect.code_of(error)))
 

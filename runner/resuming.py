@@ -262,6 +262,14 @@ class Progress:
             self._write([(f"DELETE FROM {self.pen.name(_TABLE)} {_THIS}", self._key(number)) for number in failed])
             self.half = replace(self.half, statements=tuple(s for s in self.half.statements if s.state != "failed"))
 
+    def recorded_as_done(self) -> Collection[int]:
+        """The statements of which the table says so by now; none where it cannot be read."""
+        with suppress(Exception):
+            read = _read(self.pen.ask, self._dialect.literal, self.pen.name(_TABLE), self.table, self.revision)
+            if self.wrote and (half := read.get(self.revision)):
+                return half.numbers("done")
+        return ()
+
     # --- around a statement -----------------------------------------------------------------------
 
     def before(self, number: int, kind: Kind, sql: str, parameters: Any, driver: Any) -> Recorded | None:
@@ -338,11 +346,13 @@ class Progress:
         literal, key = self._dialect.literal, self._key(0)[:-1]
         names = zip(("version_table", "version_schema", "revision"), key, strict=True)
         where = " AND ".join(f"{name} = {literal(value)}" for name, value in names)
-        # Each by its whole key: a range would lock what lies between, where the next revision is to be recorded.
+        # One by one by the whole key: a list or a range of numbers locks on InnoDB what lies between and behind,
+        # where the next revision is to be recorded on another connection.
         with suppress(Exception):  # then it goes at the end of the run, or when the next one begins
-            for start in range(0, len(numbers), 1000):
-                some = ", ".join(map(str, numbers[start : start + 1000]))
-                self._along(driver, f"DELETE FROM {self.pen.name(_TABLE)} WHERE {where} AND number IN ({some})")
+            self._along(
+                driver,
+                *(f"DELETE FROM {self.pen.name(_TABLE)} WHERE {where} AND number = {number}" for number in numbers),
+            )
 
     # --- deciding ---------------------------------------------------------------------------------
 
@@ -415,14 +425,16 @@ class Progress:
         ]
         return f"INSERT INTO {self.pen.name(_TABLE)} ({_NAMES}) VALUES " + ", ".join(f"({row})" for row in rows)
 
-    def _along(self, driver: Any, sql: str) -> None:
+    def _along(self, driver: Any, *statements: str) -> None:
         """In the migrating session, below SQLAlchemy. Raises the driver's errors, and leaves the transaction whole."""
         if self._dialect.DDL_COMMITS:
-            rows_of(driver, sql)
+            for sql in statements:
+                rows_of(driver, sql)
             return
         rows_of(driver, "SAVEPOINT alembic_job_statement")  # else its failure would be the revision's
         try:
-            rows_of(driver, sql)
+            for sql in statements:
+                rows_of(driver, sql)
         except Exception:
             rows_of(driver, "ROLLBACK TO SAVEPOINT alembic_job_statement")
             raise
@@ -489,11 +501,16 @@ def happened(before: Mapping[str, str | None] | None, now: Mapping[str, str | No
             return None
         if was is None or is_ is None:
             continue
-        for line in set(was.splitlines()) ^ set(is_.splitlines()):
+        for line in _lines(was) ^ _lines(is_):
             names = re.findall(r"`([^`]+)`", line)
             if not any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql) for name in names):
                 return None
     return True
+
+
+def _lines(definition: str) -> set[str]:
+    """Without the comma, which comes and goes with the line below."""
+    return {line.rstrip(",") for line in definition.splitlines()}
 
 
 class Replayed:

@@ -55,6 +55,7 @@ _RENAMED = re.compile(
     rf"\s*RENAME\s+(?:TO\s+|AS\s+)?(?!COLUMN|INDEX|KEY|CONSTRAINT)(?P<name>{_NAME})\s*;?\s*\Z", re.IGNORECASE
 )
 _FILLS = re.compile(r"\bSELECT\b", re.IGNORECASE)
+_QUOTED = re.compile(r"""`[^`]*`|"[^"]*"|'[^']*'""")
 
 
 def first_word(sql: str) -> str:
@@ -82,7 +83,7 @@ def kind_of(sql: str) -> Kind:
 
 def several(sql: str) -> bool:
     """Whether there may be more than one statement in this text."""
-    return ";" in sql_literals(sql).rstrip().rstrip(";")
+    return ";" in _bare(sql_literals(sql)).rstrip().rstrip(";")
 
 
 def temporary_table(sql: str) -> str | None:
@@ -117,7 +118,7 @@ def objects(sql: str) -> list[tuple[str, str]] | None:
     if (
         about is None
         or several(text)
-        or (about["kind"].upper() == "TABLE" and text[:1] in "cC" and _FILLS.search(about["rest"]))
+        or (about["kind"].upper() == "TABLE" and text[:1] in "cC" and _FILLS.search(_bare(about["rest"])))
     ):
         return None  # a table that is made and filled is not made and filled at once
     kind = about["kind"].upper()
@@ -134,6 +135,11 @@ def _named(pattern: re.Pattern[str], sql: str, *, whole: bool = False) -> str | 
     if match and whole:
         return match["name"].rstrip(";")
     return match["name"].rpartition(".")[2].strip('`"[];').lower() if match else None
+
+
+def _bare(sql: str) -> str:
+    """Without what is quoted, in which no keyword is one. With a quote behind a backslash nobody knows what that is."""
+    return sql if "\\'" in sql or '\\"' in sql else _QUOTED.sub("x", sql)
 
 
 def _start(sql: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from alembic_job.statements import kind_of
+from alembic_job.statements import kind_of, objects
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,3 +57,33 @@ def test_a_comment_that_mysql_executes_counts() -> None:
 @given(st.text())
 def test_no_text_is_beyond_it(sql: str) -> None:
     assert kind_of(sql) in {"read", "session", "dml", "ddl", "commit", "rollback", "lock"}
+
+
+@pytest.mark.parametrize(
+    ("sql", "about"),
+    [
+        ("CREATE TABLE `order` (`select` INTEGER)", [("TABLE", "`order`")]),
+        ("CREATE TABLE t (a TEXT DEFAULT 'select; drop')", [("TABLE", "t")]),
+        ("ALTER TABLE box ADD COLUMN `key; drop` INTEGER", [("TABLE", "box")]),
+        ('ALTER TABLE box ADD COLUMN "key; drop" INTEGER;', [("TABLE", "box")]),
+        ("CREATE INDEX `the index` ON box (x)", [("INDEX", "`the index`"), ("TABLE", "box")]),
+        ("ALTER TABLE a RENAME TO b", [("TABLE", "a"), ("TABLE", "b")]),
+        ("RENAME TABLE a TO b, b TO `c d`", [("TABLE", "a"), ("TABLE", "b"), ("TABLE", "b"), ("TABLE", "`c d`")]),
+    ],
+)
+def test_what_ddl_is_about_is_told_whatever_is_quoted_in_it(sql: str, about: list[tuple[str, str]]) -> None:
+    assert objects(sql) == about
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TABLE a SELECT 1",
+        "CREATE TABLE a AS SELECT 'x'",
+        "CREATE TABLE a (x TEXT DEFAULT '\\'') SELECT ';'",
+        "ALTER TABLE a ADD x INTEGER; DROP TABLE b",
+        "GRANT SELECT ON a TO b",
+    ],
+)
+def test_what_cannot_be_looked_up_as_one_is_about_nothing(sql: str) -> None:
+    assert objects(sql) is None
