@@ -18,8 +18,8 @@ def row(
     return Entry(
         run_id="gone", number=1, version_table="alembic_version", version_schema=None, command=None,
         direction=direction, revision=revision, parents=parents, depends_on=(), summary=None, path=None, sha256=None,
-        status=status, code=None, error=None, reason=None, started=None, ended=None, duration_s=None, image=None, pod=None,
-        hostname=None, db_user=None, runner_version=None, session=None,
+        status=status, code=None, error=None, reason=None, started=None, ended=None, duration_s=None, image=None,
+        pod=None, hostname=None, db_user=None, runner_version=None, session=None,
     )  # fmt: skip
 
 
