@@ -355,11 +355,10 @@ class Recording:
     # --- what is committed ------------------------------------------------------------------------
 
     def learn(self) -> None:
-        """Without an answer, whether DDL got as far as its implicit commit is what the records tell."""
-        flight = self.flight
-        if flight and flight.doubtful and flight.progress:
-            done = flight.progress.recorded_as_done()
-            for statement in flight.changed:
+        """What is recorded as done is there, also where the session could not say what became of its transaction."""
+        if self.flight and self.flight.progress:
+            done = self.flight.progress.recorded_as_done()
+            for statement in self.flight.changed:
                 statement.durable = statement.durable or statement.number in done
 
     def observe(self, rows: frozenset[str] | None = None) -> None:
@@ -556,7 +555,7 @@ class Recording:
             self.flight.progress.failed(answered=answered)
         if self.flight and not answered and self._lasts(statement.kind, driver):
             self.flight.doubtful = True
-        if not answered:  # nor can the session be asked any more; what came before it, ``learn`` tells
+        if not answered or (refusal and refusal.connection_lost):  # what is left of what came before, ``learn`` tells
             return
         self._transaction_ended(self.dialect.after_failure(statement.kind, driver, self.dialect.code_of(error)))
 

@@ -375,8 +375,10 @@ class Progress:
             self._along(driver, self._insertion([*self._heard, *marks]))
             self._numbers |= {mark.number for mark in (*self._heard, *marks)}
             self._heard = []
-        except Exception:  # a role that may not, say: then they are begun, and nobody knows more
-            self._announce(marks)
+        except Exception as error:  # a role that may not, say: then they are begun, and nobody knows more
+            refusal = self._dialect.classify(error)
+            if not (refusal and refusal.connection_lost):  # which took the transaction with it
+                self._announce(marks)
 
     def ends(self) -> None:
         """The revision came to its end. Raises RevisionUnresolved when it sent less than what is recorded."""

@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ from pathlib import Path
 from sqlalchemy import event
 
 BEGINNINGS = {
-    1: "CREATE TABLE loan", 2: "INSERT INTO book", 3: "ALTER TABLE shelf", 4: "UPDATE book",
+    1: "CREATE TABLE loan", 2: "INSERT INTO book (x) VALUES (3)", 3: "ALTER TABLE shelf", 4: "UPDATE book",
     5: "CREATE INDEX", 6: "INSERT INTO entry", "version": "UPDATE alembic_version SET version_num='r1'",
 }
 session = None
@@ -253,7 +254,7 @@ def hold_list_against(listed: Sequence[dict[str, Any]], there: dict[int, int], o
 
 _BLOCKS = {
     "mariadb": {
-        1: "LOCK TABLES author WRITE",
+        1: "CREATE TABLE loan AS SELECT SLEEP(60)",  # nothing else locks a table that is not there
         2: "SELECT * FROM book FOR UPDATE",
         3: "SELECT * FROM shelf",
         4: "SELECT * FROM book FOR UPDATE",
@@ -269,7 +270,7 @@ _BLOCKS = {
         6: "LOCK TABLE entry IN SHARE MODE",
     },
 }
-_WAITS = {
+_WAITS = {  # for a lock; InnoDB renews innodb_trx only when nobody has read it for 0.1 s
     "mariadb": "SELECT 1 FROM information_schema.processlist WHERE id = {id} AND state LIKE 'Waiting for%lock'"
     " UNION SELECT 1 FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = {id} AND trx_state = 'LOCK WAIT'",
     "postgresql": "SELECT 1 FROM pg_stat_activity WHERE pid = {id} AND wait_event_type = 'Lock'",
@@ -278,22 +279,37 @@ _WAITS = {
 
 @contextlib.contextmanager
 def _in_the_way(database: Database, effect: int) -> Iterator[None]:
+    sql = _BLOCKS[database.dialect][effect]
     connection = database.connect()
     try:
-        with contextlib.closing(connection.cursor()) as cursor:
-            cursor.execute("BEGIN")
-            cursor.execute(_BLOCKS[database.dialect][effect])
+        cursor = connection.cursor()
+        if "SLEEP" in sql:
+            number = connection.thread_id()
+            threading.Thread(target=_quietly, args=(cursor.execute, sql), daemon=True).start()
+            sleeping = f"SELECT 1 FROM information_schema.processlist WHERE id = {number} AND state = 'User sleep'"
+            _until(lambda: database.query(sleeping), "the other session's sleep")
+            yield
+            with contextlib.suppress(Exception):  # its server was killed
+                database.execute(f"KILL {number}")
+            return
+        cursor.execute("BEGIN")
+        cursor.execute(sql)
         yield
     finally:
         with contextlib.suppress(Exception):  # its server was killed
             connection.close()
 
 
-def _until(true: Callable[[], object], what: str, timeout_s: float = 20) -> None:
+def _quietly(execute: Callable[[str], object], sql: str) -> None:
+    with contextlib.suppress(Exception):
+        execute(sql)
+
+
+def _until(true: Callable[[], object], what: str, timeout_s: float = 20, *, every_s: float = 0.01) -> None:
     deadline = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline, f"{timeout_s} s went by without {what}"
-        time.sleep(0.01)
+        time.sleep(every_s)
 
 
 # --- a case -------------------------------------------------------------------------------------------
@@ -374,7 +390,11 @@ class Case:
                     (directory / "go").touch()
                     assert self.server
                     ask = _WAITS[self.server.dialect].format(id=session)
-                    _until(lambda: self.server and self.server.query(ask), f"session {session} waiting for a lock")
+                    _until(
+                        lambda: self.server and self.server.query(ask),
+                        f"session {session} waiting for a lock at {drawn.halt}",
+                        every_s=0.15,
+                    )
                 self._kill(mode, drawn, job, int(worker), session)
                 (directory / "go").touch()
                 if isinstance(self.server, PrivateServer) and mode == "server":
@@ -404,7 +424,8 @@ class Case:
             result = (again or self.run()).finish(90)
             if again is None:
                 for event in result.of("revision_half_done"):
-                    hold_list_against(event["statements"], there, self.order)
+                    if event["revision"] == "r1":
+                        hold_list_against(event["statements"], there, self.order)
             again = None
             outcome.runs.append(result)
             if not result.finished["retryable"]:

@@ -212,6 +212,8 @@ def classify(error: BaseException) -> Refusal | None:
         # PyMySQL needs it for caching_sha2_password without TLS.
         return Refusal(ConfigInvalid, None, text + ": pip install 'pymysql[rsa]'")
     number = int(code_of(error) or 0)
+    if code_of(error) == "0" and text in ("", "Not connected"):  # PyMySQL's and aiomysql's on a connection lost before
+        return Refusal(DatabaseUnreachable, None, "The connection was lost", transient=True, connection_lost=True)
     if number == 2003 and "CERTIFICATE_VERIFY_FAILED" in text:  # noqa: PLR2004
         return Refusal(PermissionDenied, str(number), text)
     if number in _TRANSIENT:

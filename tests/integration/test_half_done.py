@@ -45,7 +45,7 @@ def server_for(request: pytest.FixtureRequest, durable: Callable[[str], PrivateS
 
 
 def named(point: Point) -> str:
-    return point.name
+    return point.name.replace(" ", "_")
 
 
 def ended_at_head(case: Case, outcome: Outcome) -> None:
