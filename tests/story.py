@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -45,7 +46,7 @@ class Story:
         """Remember the version rows that the last line would tell."""
         self.rows = rows
 
-    def statement_sent(self, *, recorded: bool) -> None:
+    def statement_sent(self, *, recorded: bool = False) -> None:
         """Remember what the screen would assume if this process died now."""
         self.sent = True
 
@@ -98,7 +99,7 @@ def upgrade(project: Project, database: Database, *targets: str, **environment: 
         **environment,
     }
     loaded = settings.load({f"ALEMBIC_JOB_{name}": value for name, value in known.items()}, {})
-    job = Job(loaded, cast(Channel, story), Stop(mmap.mmap(-1, 1)))
+    job = Job(loaded, cast(Channel, story), Stop(mmap.mmap(-1, 1)), uuid.uuid4().hex)
     before = Path.cwd()
     try:
         os.chdir(project.path)
