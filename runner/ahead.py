@@ -44,8 +44,7 @@ def proven(history: History, entries: Sequence[Entry], rows: Rows) -> Ahead | No
         known, unknown = history.known((*entry.parents, *entry.depends_on))
         held |= {one.revision for one in known}
         left += [one for one in unknown if one not in newer]
-    newest_first = sorted(newer.values(), key=lambda entry: (entry.started or "", entry.number), reverse=True)
-    return Ahead(tuple(newest_first), history.without_implied(sorted(held)))
+    return Ahead(tuple(newer.values()), history.without_implied(sorted(held)))  # from the rows down: newest first
 
 
 def goes_on(history: History, goal: Sequence[str], rows: Rows) -> bool:

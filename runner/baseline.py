@@ -300,9 +300,7 @@ def _stamp(project: Project, turn: Turn, place: Place, goal: Rows) -> None:
             raise _versioned(place, heads, ())
         return here.stamp_steps(goal, heads)
 
-    project.run(turn, steps, goal)
-    if not project.history.holds(place.rows, goal):
-        raise project.not_reached(place, goal)
+    project.stamp(turn, steps, goal, goal)
 
 
 def _on_env(project: Project, place: Place, reading: Callable[[Reached], T]) -> T:

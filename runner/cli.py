@@ -34,6 +34,7 @@ _AUTHORING = {
 }
 
 _STDOUT = 1
+_OF_THEIR_OWN = ("config", "section", "x", "target", "plan")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,18 +45,24 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Commands and options; each setting but the secrets has an option that says its variable."""
-    common = _common()
-    top = _Parser(prog="alembic-job", description=_DESCRIPTION, parents=[common], epilog="With no command: upgrade.")
+    common, following = _common(), _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    following.add_argument("--plan", type=_file, help=_help("plan"), metavar="FILE")
+    top = _Parser(
+        prog="alembic-job",
+        description=_DESCRIPTION,
+        parents=[common, following],
+        epilog="With no command: upgrade.",
+    )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
-    def command(name: str, about: str, options: _Parser = common) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=about, description=about, parents=[options])
+    def command(name: str, about: str, *options: _Parser) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, description=about, parents=options or (common,))
 
     def targets(to: argparse.ArgumentParser) -> None:
         to.add_argument("target", nargs="*", help=f"{_TARGET_HELP} [{env.variable('target')}]")
 
-    targets(command("upgrade", "wait, look, lock, compare, upgrade, verify, report"))
+    targets(command("upgrade", "wait, look, lock, compare, upgrade, verify, report", common, following))
     about_wait = "until the database answers a login and holds the target; changes nothing"
     wait = command("wait", about_wait, _common(without=("timeout",)))  # which means something else there
     targets(wait)
@@ -70,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         looking = command(name, about)
         targets(looking)
         looking.add_argument("--exit-code", action="store_true", help="3 when revisions are pending")
+    looking.add_argument("--out", type=_file, metavar="FILE", help="also as a file, for upgrade --plan")
     looking.add_argument("--sql", action="store_true", help="the SQL")
     looking.add_argument(
         "--from", dest="start", metavar="REV", help="with --sql: from this revision, without a database"
@@ -113,13 +121,20 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _file(text: str) -> str:
+    """An empty name is most likely a variable that is not set: to ignore it would do what was not meant."""
+    if text in ("", "-"):
+        raise argparse.ArgumentTypeError("the name of a file is needed; stdout carries events only")
+    return text
+
+
 def _common(without: tuple[str, ...] = ()) -> _Parser:
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("-c", "--config", help=_help("config"), metavar="FILE")
     common.add_argument("-n", "--name", dest="section", help=_help("section"))
     common.add_argument("-x", action="append", dest="x", help=_help("x"), metavar="ARG")
     for field in env.FIELDS:
-        if field in env.SECRET or field.startswith("db_") or field in ("config", "section", "x", "target", *without):
+        if field in env.SECRET or field.startswith("db_") or field in _OF_THEIR_OWN + without:
             continue
         option = f"--{field.replace('_', '-')}"
         common.add_argument(option, dest=field, help=_help(field), metavar="VALUE")
@@ -189,6 +204,8 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
         targets = (options.settled,)
     if command == "baseline":
         targets = tuple(options.revisions)
+    if follows := command == "upgrade" and job.settings.plan:
+        targets = ()  # of the plan
     offline = command in ("heads", "history", "config", "init", "merge", "branches", "show")
     aims = command in ("upgrade", "wait", "downgrade", "stamp", "baseline", "resolve", "status", "plan", "doctor")
     job.announce(command, targets if aims else (), connects=not offline)
@@ -199,10 +216,10 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     if command == "wait" and options.wait_for == "connection" and job.given():  # without importing Alembic
         job.wait_for(job.database, writable=False)
         return Result("ready")
-    from . import authoring, baseline, doctor, drift, flow, looking, settling  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
+    from . import authoring, baseline, doctor, drift, flow, looking, resolving  # noqa: PLC0415  they import Alembic and SQLAlchemy: 0.4 s
 
     known: dict[str, Callable[[], Result]] = {
-        "upgrade": lambda: flow.upgrade(job, targets),
+        "upgrade": lambda: _follow(job) if follows else flow.upgrade(job, targets),
         "wait": lambda: (
             flow.wait_for_connection(job) if options.wait_for == "connection" else flow.wait_for_target(job, targets)
         ),
@@ -211,13 +228,13 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
         "baseline": lambda: (
             baseline.detect(job, sure=options.yes) if options.detect else baseline.baseline(job, targets)
         ),
-        "resolve": lambda: settling.resolve(job, options.settled, applied=options.applied, reason=options.reason),
+        "resolve": lambda: resolving.resolve(job, options.settled, applied=options.applied, reason=options.reason),
         "unlock": lambda: flow.unlock(job, sure=options.yes),
         "status": lambda: looking.status(job, targets, exit_code=options.exit_code),
         "plan": lambda: (
             looking.plan_sql(job, targets, options.start)
             if options.sql
-            else looking.plan(job, targets, exit_code=options.exit_code)
+            else looking.plan(job, targets, exit_code=options.exit_code, out=options.out)
         ),
         "runs": lambda: looking.runs(job, options.limit),
         "current": lambda: looking.current(job),
@@ -229,6 +246,8 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     }
     if command == "plan" and options.start and not options.sql:
         raise ConfigInvalid("--from belongs to --sql.", hint="Write: alembic-job plan --sql --from REV")
+    if command == "plan" and options.out and options.sql:
+        raise ConfigInvalid("--out is for the plan, and not for its SQL.", hint="Write: alembic-job plan --out FILE")
     if command == "baseline" and bool(targets) == options.detect:
         raise ConfigInvalid(
             "A baseline is either at the revision that is named, or at the one that --detect finds.",
@@ -237,6 +256,20 @@ def _run(job: Job, options: argparse.Namespace) -> Result:
     if command == "baseline" and options.yes and not options.detect:
         raise ConfigInvalid("--yes belongs to --detect.", hint=f"Write: alembic-job baseline {' '.join(targets)}")
     return known[command]()
+
+
+def _follow(job: Job) -> Result:
+    """Upgrade as it was planned. The plan stands above a target of the environment, and beside no other."""
+    from . import flow, planfile  # noqa: PLC0415
+
+    path = job.settings.plan or ""
+    if job.loaded.origin.get("target", "").startswith("option"):
+        raise ConfigInvalid(
+            f"The target is that of the plan {path}, and {' '.join(job.settings.target)} was given beside it.",
+            hint=f"Write: alembic-job upgrade --plan {shlex.quote(path)}",
+        )
+    planned = planfile.read(path)
+    return flow.upgrade(job, planned.target, planned)
 
 
 def _show_config(job: Job, *, schema: bool) -> Result:

@@ -32,6 +32,7 @@ class ExitCode(IntEnum):
     HISTORY_INVALID = 33
     SCHEMA_UNMANAGED = 34
     WRONG_DATABASE = 35
+    PLAN_STALE = 36
     FINDINGS = 37
     REVISION_FAILED = 40
     REVISION_PARTIAL = 41
@@ -208,6 +209,13 @@ class WrongDatabase(RunnerError):
 
     exit_code = ExitCode.WRONG_DATABASE
     hint = "Make env.py use sqlalchemy.url, or give alembic-job the URL that env.py uses; nothing was changed."
+
+
+class PlanStale(RunnerError):
+    """``upgrade --plan``: the files or the database are not those that the plan was made with."""
+
+    exit_code = ExitCode.PLAN_STALE
+    hint = "Plan again, review it, and apply that: alembic-job plan --out FILE"
 
 
 class Pending(RunnerError):

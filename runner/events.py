@@ -252,6 +252,7 @@ class PlanReady(Event):
     target: list[str]
     pending: list[PendingFields]
     count: int
+    digest: str | None
 
     @property
     def message(self) -> str:

@@ -8,14 +8,15 @@ import time
 from .errors import DatabaseUnreachable, TargetInvalid, TargetTimeout
 from .events import listed
 from .job import Job, Result
+from .planfile import PlanFile
 from .project import Project
 
 _POLL_S = (1.0, 3.0)
 
 
-def upgrade(job: Job, targets: tuple[str, ...]) -> Result:
-    """Bring the databases to the target, where they are not there yet."""
-    project = Project(job, writes=True)
+def upgrade(job: Job, targets: tuple[str, ...], planned: PlanFile | None = None) -> Result:
+    """Bring the databases to the target, where they are not there yet; as it was ``planned``, or not at all."""
+    project = Project(job, writes=True, planned=planned)
     project.wait_and_look(targets, creates=True)
     plans = project.aim(targets)
     project.require_unedited()
@@ -28,9 +29,9 @@ def upgrade(job: Job, targets: tuple[str, ...]) -> Result:
     with project.my_turn(project.sound_and_arrived) as turn:
         if turn is None:  # another run did the work while we waited
             return Result(project.at_rest)
-        project.require_resumable(turn, project.upwards, "upgrade")
+        project.require_resumable(turn, project.steps_from, "upgrade")
         project.require_managed(turn)
-        project.run(turn, project.upwards, targets)
+        project.run(turn, project.steps_from, targets)
     for place in project.places:
         if not project.arrived(place, place.rows):  # read back, not assumed
             raise project.not_reached(place, place.goal)
@@ -81,9 +82,7 @@ def stamp(job: Job, targets: tuple[str, ...]) -> Result:
 
     with project.my_turn(lambda *_: False) as turn:
         assert turn is not None
-        project.run(turn, lambda _, here, heads: here.stamp_steps(goal or ("base",), heads), targets)
-    if not (history.holds(place.rows, goal) if goal else not place.rows):
-        raise project.not_reached(place, goal)
+        project.stamp(turn, lambda _, here, heads: here.stamp_steps(goal or ("base",), heads), goal, targets)
     return Result("stamped")
 
 

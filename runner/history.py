@@ -254,6 +254,16 @@ class History:
         }
         return tuple(revision for revision in revisions if revision not in contained)
 
+    def contained(self, rows: Sequence[str]) -> frozenset[str]:
+        """The revisions of this image that a database at these rows has applied."""
+        left, found = list(rows), set[str]()
+        while left:
+            one = left.pop()
+            if one not in found and not self.known((one,))[1]:
+                found.add(one)
+                left += self.follows(one)
+        return frozenset(found)
+
     def follows(self, revision: str) -> tuple[str, ...]:
         """What has to be applied before this revision: its parents, and what it depends on."""
         return tuple(self.script.revision_map._revision_map[revision]._all_down_revisions)  # type: ignore[union-attr]

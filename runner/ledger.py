@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import count
@@ -21,7 +22,7 @@ from .events import Emit, LedgerUnavailable, counted
 from .model import Holder, Revision, VersionTable
 from .pen import OwnTable, Pen, Write
 
-LAYOUT = 1  # of the table; each row says which it was written in
+LAYOUT = 1  # of the table; another one only where a column means something else, not for one more
 _NAME = "alembic_job_ledger"
 _TYPES = {
     "run_id": "VARCHAR(64) NOT NULL",
@@ -54,8 +55,11 @@ _TYPES = {
 _TABLE = OwnTable(
     _NAME, ", ".join(f"{name} {kind}" for name, kind in _TYPES.items()) + ", PRIMARY KEY (run_id, number)"
 )
-_NAMES = ", ".join(_TYPES)
+_NEVER_EMPTY = {name for name, kind in _TYPES.items() if "NOT NULL" in kind}  # in every layout
 _LONGEST = 4000  # of a text, in characters
+
+BASE = "base"  # what a row says where no revision was set
+OPEN = ("started", "executed")  # how a row stays when its run is gone before it could tell
 
 
 @dataclass(frozen=True)
@@ -115,26 +119,59 @@ def read(session: Session, tables: Iterable[str]) -> Ledger:
         return Ledger()
     try:
         newest = session.ask(f"SELECT max(layout) FROM {name}")[0][0]
-        if newest is not None and int(newest) > LAYOUT:
+        if newest is not None and not _known(newest):
             return Ledger(trouble=f"{name} is of layout {newest}, from a newer alembic-job; this one knows {LAYOUT}")
-        rows = session.ask(f"SELECT {_NAMES} FROM {name} ORDER BY started, number")
-        return Ledger(tuple(_entry(dict(zip(_TYPES, row, strict=True))) for row in rows))
+        there = session.dialect.own_columns(session.ask, _NAME) | _NEVER_EMPTY
+        names = ", ".join(column if column in there else f"NULL AS {column}" for column in _TYPES)
+        rows = [dict(zip(_TYPES, row, strict=True)) for row in session.ask(f"SELECT {names} FROM {name}")]
+        return Ledger(tuple(map(_entry, sorted(rows, key=_order))))
     except Exception as error:
         return Ledger(trouble=f"{name} cannot be read: {_said(error)}")
 
 
+def _known(layout: Any) -> bool:
+    number = _number(layout)
+    return number is not None and number <= LAYOUT
+
+
+def _order(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Oldest first; products do not agree on where to put what has no time."""
+    started, number = _number(row["started"]), _number(row["number"])
+    return (-math.inf if started is None else started, -math.inf if number is None else number)
+
+
 def _entry(row: dict[str, Any]) -> Entry:
+    """Whatever a person, or SQLite, left in a column: a row is what can be read of it."""
     del row["layout"]
     names: dict[str, Any] = {name: _revisions(row.pop(name)) for name in ("parents", "depends_on")}
     times: dict[str, Any] = {name: _time(row.pop(name)) for name in ("started", "ended")}
-    took = row.pop("duration_s")
-    return Entry(**row, **names, **times, duration_s=None if took is None else float(took))
+    numbers: dict[str, Any] = {
+        "number": int(_number(row.pop("number")) or 0),
+        "duration_s": _number(row.pop("duration_s")),
+    }
+    texts: dict[str, Any] = {name: _text(value) for name, value in row.items()}
+    empty = {name: "" for name in _NEVER_EMPTY if name in texts and texts[name] is None}
+    return Entry(**{**texts, **empty, **names, **times, **numbers})
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).decode(errors="replace")
+    return None if value is None else str(value)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _revisions(text: Any) -> tuple[str, ...] | None:
     try:
         found = json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return None
     return tuple(map(str, found)) if isinstance(found, list) else None
 
@@ -154,13 +191,13 @@ def named(session: Session, holder: Holder) -> Holder:
     try:
         rows = session.ask(
             f"SELECT run_id, session, image, pod FROM {session.dialect.own_table(_NAME)}"
-            " WHERE status IN ('started', 'executed') ORDER BY started DESC"
+            f" WHERE status IN {OPEN} ORDER BY started DESC"
         )
     except Exception:  # no such table, most of the time
         return holder
     for run_id, by, image, pod in rows:
         if run_id == holder.run_id if holder.run_id else by == number:
-            return replace(holder, run_id=run_id, image=image, pod=pod)
+            return replace(holder, run_id=run_id, image=_text(image), pod=_text(pod))
     return holder
 
 
@@ -183,7 +220,10 @@ def fingerprint(path: str) -> str | None:
 
 
 def edited(entries: Iterable[Entry], revisions: Iterable[Revision]) -> list[tuple[Revision, Entry]]:
-    """The revisions whose file is another one than when they were applied."""
+    """The revisions, of those in the database, whose file is another one than when they were applied.
+
+    Not of those that were marked since: nothing of their files was run then, so those say nothing of the database.
+    """
     applied = latest(entries)
     found = []
     for revision in revisions:
@@ -277,6 +317,34 @@ class Journal:
         if number := self._last.get(revision):
             self._later[number] = self._ended(number, status, code, error)
 
+    def marks(self, revisions: Iterable[Revision]) -> None:
+        """They are about to be set without running them."""
+        for revision in revisions:
+            self.begins(revision, "stamp", None)
+
+    def marked(self, revisions: Iterable[Revision], failure: BaseException | None) -> None:
+        """What became of that."""
+        for revision in revisions:
+            if failure is None:
+                self.committed([revision.revision])
+            else:
+                self.ended(revision.revision, "failed", getattr(failure, "code", None), str(failure))
+        self.flush()
+
+    def settles(self, entry: Entry, *, done: bool) -> None:
+        """Complete the row of a run that is gone. When it ended nobody knows, so ``ended`` stays as it is."""
+        found = "applied" if entry.direction == "downgrade" else "not applied"
+        remained = (
+            "DDL that it had run by then remained"
+            if self._dialect.DDL_COMMITS
+            else "Its transaction was rolled back; what it had committed by itself remained"
+        )
+        said = f"The run ended without a word; run {self._who.run_id} found the revision {found}. {remained}."
+        where = f"run_id = ? AND number = ? AND status IN {OPEN}"
+        values = ("committed", None) if done else ("abandoned", said)
+        write = f"UPDATE {self._where} SET status = ?, error = ? WHERE {where}", (*values, entry.run_id, entry.number)
+        self._write([write])
+
     def flush(self) -> None:
         """Write what is yet to be written."""
         if self._later:
@@ -302,7 +370,7 @@ class Journal:
             "parents": json.dumps(revision.parents),
             "depends_on": json.dumps(revision.depends_on),
             "summary": revision.summary[:_LONGEST],
-            "path": revision.path,
+            "path": revision.path or None,
             "sha256": fingerprint(revision.path),
             "status": "started",
             "reason": who.reason,
@@ -348,7 +416,7 @@ def unavailable(why: str) -> LedgerUnavailable:
     """The warning: the run goes on without it."""
     return LedgerUnavailable(
         error=f"{why}.",
-        hint="Let this user create tables, or have it created once by one who may; or set ALEMBIC_JOB_LEDGER=false.",
+        hint="Let this user create and alter tables, or run once with a user who may; or set ALEMBIC_JOB_LEDGER=false.",
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from alembic.runtime.migration import MigrationStep
 
+from . import planfile
 from .errors import ConfigInvalid, ExitCode, RevisionUnknown, TargetInvalid
 from .events import LedgerListed, SqlPlanned
 from .history import located
@@ -72,16 +74,18 @@ def _listed(entry: Entry) -> LedgerListed:
     )
 
 
-def plan(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
-    """What ``upgrade`` would do, in order."""
+def plan(job: Job, targets: tuple[str, ...], *, exit_code: bool, out: str | None = None) -> Result:
+    """What ``upgrade`` would do, in order; also as a file that ``upgrade --plan`` follows."""
     project = Project(job)
     project.wait_and_look(targets)
-    return _planned(project, targets, exit_code=exit_code, strict=True)
+    return _planned(project, targets, exit_code=exit_code, strict=True, out=out)
 
 
-def _planned(project: Project, targets: tuple[str, ...], *, exit_code: bool, strict: bool = False) -> Result:
+def _planned(
+    project: Project, targets: tuple[str, ...], *, exit_code: bool, strict: bool = False, out: str | None = None
+) -> Result:
     """``strict``: a database that this image does not know is an error, and not something to report."""
-    pending = False
+    plans = []
     for place in project.places:
         known = strict or not project.history.known(place.current)[1] or _is_ahead(project, place, targets)
         if strict:
@@ -90,9 +94,18 @@ def _planned(project: Project, targets: tuple[str, ...], *, exit_code: bool, str
             place.goal = project.history.resolve(targets, place.current)
         goal = place.goal if known else ()
         steps = project.steps(place, place.current) if known else ()
-        made = project.report_plan(place, place.current, goal, steps)
-        pending = pending or bool(made.pending)
-    return Result("reported", ExitCode.PENDING if exit_code and pending else ExitCode.OK)
+        plans.append(project.plan(place, place.current, goal, steps))
+    written = planfile.made(project.places, plans, project.history, targets) if out else None
+    if written and out:
+        planfile.write(written, out)
+    for place, made in zip(project.places, plans, strict=True):
+        project.report(place, made, written.digest if written else None)
+    pending = any(made.pending for made in plans)
+    return Result(
+        "reported",
+        ExitCode.PENDING if exit_code and pending else ExitCode.OK,
+        hint=f"To apply this plan, and nothing else: alembic-job upgrade --plan {shlex.quote(out)}" if out else None,
+    )
 
 
 def _is_ahead(project: Project, place: Place, targets: tuple[str, ...]) -> bool:

@@ -39,6 +39,7 @@ class Place:
         self.database = database
         self.section = section
         self.table = seen.where.table if seen else VersionTable()
+        self.schema = seen.schema if seen else None  # of it, as env.py configures it
         self.current: Rows = seen.current if seen else ()  # as env.py saw them
         self.rows: Rows = self.current
         self.goal: Rows = ()

@@ -50,19 +50,21 @@ from .fence import Busy, Fence
 from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
-from .ledger import Entry, Journal, Ledger, Who, told, unavailable
+from .ledger import BASE, Entry, Journal, Ledger, Who, told, unavailable
 from .ledger import edited as edited_files
 from .ledger import read as read_ledger
 from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
 from .model import Plan, Revision, Rows, State
 from .pen import Pen
 from .place import Place
+from .planfile import PlanFile
 from .recording import Recording
 from .resuming import Half, Unreadable, contradicted, forget
 from .resuming import read as read_halves
 from .retrying import Retries
 from .seam import Environment, Seen
 from .settings import url_problem
+from .settling import settled
 from .version import __version__
 from .wait import patiently
 from .watching import Watch
@@ -74,8 +76,9 @@ T = TypeVar("T")
 class Project:
     """One project and the databases that its ``env.py`` migrates."""
 
-    def __init__(self, job: Job, *, writes: bool = False) -> None:
+    def __init__(self, job: Job, *, writes: bool = False, planned: PlanFile | None = None) -> None:
         self.job = job
+        self.planned = planned  # and to be followed
         self.places: tuple[Place, ...] = ()
         self._writes = writes
         self._history: History | None = None
@@ -125,8 +128,7 @@ class Project:
         if given:
             job.wait_for(job.database, writable=self._writes)
             if not creates and not job.database.dialect.is_there(job.database.url):
-                self._look_at_nothing(" ".join(targets))
-                self.places = (self._place(None, job.database, None),)
+                self.places = self._look_at_nothing(" ".join(targets))
                 return
         seen = self._look(" ".join(targets))
         databases = self._databases(seen, bool(given))
@@ -190,7 +192,7 @@ class Project:
         self._history = looked.history
         return looked.seen
 
-    def _look_at_nothing(self, target: str) -> None:
+    def _look_at_nothing(self, target: str) -> tuple[Place, ...]:
         """See the revisions as ``env.py`` sets them up, in an empty file that stands in for the one to stay away."""
         url, settings = self.job.database.url, self.job.settings
         scheme, _, path = (url.database or "").rpartition(":")  # file:, or nothing
@@ -198,7 +200,14 @@ class Project:
             file = Path(directory, Path(path).name)
             instead = replace(url, database=f"{scheme}:{file}" if scheme else str(file)).render()
             environment = replace(self.environment, config=lambda: load_config(settings, instead))
-            self._history = environment.look(target).history
+            looked = environment.look(target)
+        self._history = looked.history
+        places = []
+        for seen, section in zip(looked.seen, _sections(looked.seen), strict=True):
+            if (seen.url.database or "").endswith(str(file)):
+                places.append(self._place(None, self.job.database, section))
+                places[-1].table, places[-1].schema = seen.where.table, seen.schema
+        return tuple(places) or (self._place(None, self.job.database, None),)
 
     def _databases(self, seen: Sequence[Seen], given: bool) -> list[Database | None]:
         """How the runner connects to each. Raises WrongDatabase when none of them is the given one."""
@@ -263,20 +272,29 @@ class Project:
 
     def report_plan(self, place: Place, current: Rows, goal: Rows, steps: Sequence[RevisionStep]) -> Plan:
         """Say what is to be done from here."""
+        plan = self.plan(place, current, goal, steps)
+        self.report(place, plan, self.planned.digest if self.planned else None)
+        return plan
+
+    def plan(self, place: Place, current: Rows, goal: Rows, steps: Sequence[RevisionStep]) -> Plan:
+        """What is to be done from here."""
         pending = tuple(self.history.describe(step.revision) for step in steps)
         state = self._state(place, current, goal)
-        plan = Plan(state, tuple(current), self.history.stored_heads(), tuple(goal), pending)
+        return Plan(state, tuple(current), self.history.stored_heads(), tuple(goal), pending)
+
+    def report(self, place: Place, plan: Plan, digest: str | None) -> None:
+        """Say it. ``digest``: of the file that it comes from, or went to."""
         place.emit(
             PlanReady(
                 state=plan.state,
                 current=list(plan.current),
                 heads=list(plan.heads),
                 target=list(plan.target),
-                pending=[PendingFields(revision=r.revision, summary=r.summary, path=r.path) for r in pending],
-                count=len(pending),
+                pending=[PendingFields(revision=r.revision, summary=r.summary, path=r.path) for r in plan.pending],
+                count=len(plan.pending),
+                digest=digest,
             )
         )
-        return plan
 
     def _state(self, place: Place, current: Rows, goal: Rows) -> State:
         if self.halves(place):
@@ -299,16 +317,34 @@ class Project:
         """Set the goal of a database, seen from its rows as ``env.py`` read them (or ``at``), and whether it is ahead.
 
         Raises RevisionUnknown for a database at revisions that are not here, unless it is ahead of this image
-        and that will do; TargetInvalid.
+        and that will do; TargetInvalid; PlanStale.
         """
-        self._measure(place, lambda floor: self.history.resolve(targets, floor))
+        self._require_as_planned(place, self.history, place.rows)
+        self._measure(place, lambda floor: self._goal(place, targets, floor))
         if place.ahead is None:
             self.require_sound(place)
-            place.goal = self.history.resolve(targets, place.current if at is None else at)
+            place.goal = self._goal(place, targets, place.current if at is None else at)
+
+    def _goal(self, place: Place, targets: Sequence[str], rows: Rows) -> Rows:
+        return self.planned.of(place).goal if self.planned else self.history.resolve(targets, rows)
 
     def steps(self, place: Place, rows: Rows) -> Sequence[RevisionStep]:
         """What is to be run from these rows; nothing where the database is ahead."""
-        return [] if place.ahead else self.history.upgrade_steps(place.goal, rows)
+        return self.steps_from(place, self.history, rows)
+
+    def steps_from(self, place: Place, history: History, rows: Rows) -> Sequence[RevisionStep]:
+        """The same with the revisions as ``env.py`` has them now. Raises PlanStale."""
+        self._require_as_planned(place, history, rows)
+        if place.ahead:
+            return []
+        steps = history.upgrade_steps(place.goal, rows)
+        return self.planned.of(place).in_order(steps) if self.planned else steps
+
+    def _require_as_planned(self, place: Place, history: History, rows: Rows) -> None:
+        """Raises PlanStale when a plan is followed, and files or rows are not those that it was made with."""
+        path = self.job.settings.plan or ""
+        if self.planned and (error := self.planned.stale(path, self.places, place, history, rows)):
+            raise error
 
     def _measure(self, place: Place, goal_from: Callable[[Rows], Rows]) -> None:
         """Find out whether the database is ahead of this image, and whether that will do. Raises RevisionUnknown."""
@@ -349,8 +385,15 @@ class Project:
                 ),
                 diagnosis.edited(revision, entry.said),
             )
-            for revision, entry in edited_files(place.ledger.of(place.table), self.history.all())
+            for revision, entry in edited_files(place.ledger.of(place.table), self._applied(place))
         ]
+
+    def _applied(self, place: Place) -> list[Revision]:
+        """The revisions of this image that the database holds, as far as is proven; parents first."""
+        history, rows = self.history, place.rows
+        ahead = proven(history, place.ledger.of(place.table), rows) if history.known(rows)[1] else None
+        held = history.contained(ahead.floor if ahead else rows)
+        return [revision for revision in self.history.all() if revision.revision in held]
 
     def require_unedited(self) -> None:
         """Tell of the files that were changed after they were applied. Raises HistoryInvalid where that will not do."""
@@ -475,11 +518,6 @@ class Project:
         return None
 
     @staticmethod
-    def upwards(place: Place, here: History, heads: Rows) -> Sequence[RevisionStep]:
-        """The steps from these rows to the goal, by the history that ``env.py`` has ``here``."""
-        return [] if place.ahead else here.upgrade_steps(place.goal, heads)
-
-    @staticmethod
     def downwards(target: str, fixed: str) -> StepsFrom:
         """The steps down to a target, which is called ``fixed`` once anything was done."""
         return lambda place, here, heads: here.downgrade_steps(
@@ -501,6 +539,7 @@ class Project:
 
     def sound_and_arrived(self, place: Place, rows: Rows) -> bool:
         """The same while waiting, where a newer image may take the database beyond this one. As ``locate``."""
+        self._require_as_planned(place, self.history, rows)
         self._measure(place, lambda _: place.goal)
         if place.ahead is None:
             self.require_sound(place)
@@ -542,14 +581,59 @@ class Project:
             yield turn
 
     def run(self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str]) -> Mapping[Place, Recording]:
-        """Run steps through ``env.py``, under the locks of ``turn``, and read the versions back.
+        """Run steps through ``env.py``, under the locks of ``turn``, and read the versions back."""
+        journals = self.journals(turn)
+        self._settle(turn, journals)
+        return self._run_on(turn, steps_from, targets, journals)
 
-        Again and again while a revision gives way and leaves nothing, or a lock that only ``env.py`` itself can take
-        is held by another run.
+    def stamp(self, turn: Turn, steps_from: StepsFrom, goal: Rows, targets: Sequence[str]) -> None:
+        """Move the version of the one database to these revisions without running any; a row of the ledger for each.
+
+        Raises TargetNotReached.
+        """
+        place, journals = self.place, self.journals(turn)
+        self._settle(turn, journals)
+        with self._marking(place, journals.get(place), goal):
+            self._run_on(turn, steps_from, targets, journals)
+            if not self._stands_at(place, goal):
+                raise self.not_reached(place, goal)
+
+    def _stands_at(self, place: Place, goal: Rows) -> bool:
+        return self.history.holds(place.rows, goal) if goal else not place.rows
+
+    @contextmanager
+    def _marking(self, place: Place, journal: Journal | None, goal: Rows) -> Iterator[None]:
+        """Into the ledger: that these revisions are set, and what became of it; nothing where that cannot be read."""
+        if journal is None:
+            yield
+            return
+        marks = self.history.known(goal)[0] or [Revision(BASE, (), "", "")]
+        assert place.database
+        later = not place.dialect.is_there(place.database.url)  # a file that env.py is yet to make
+        if not later:
+            journal.marks(marks)
+        failure: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            with suppress(RunnerError):
+                place.read()
+                if later:
+                    journal.marks(marks)
+                journal.marked(marks, None if self._stands_at(place, goal) else failure)
+
+    def _run_on(
+        self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str], journals: Mapping[Place, Journal]
+    ) -> Mapping[Place, Recording]:
+        """Again and again while a revision gives way and leaves nothing, or while another run holds the lock.
+
+        The latter where only ``env.py`` itself can take it.
         """
         job, started, next_report_s = self.job, time.monotonic(), 0.0
         limit_s, heartbeat_s = job.settings.lock_timeout.total_seconds(), job.settings.heartbeat.total_seconds()
-        journals = self.journals(turn)
         with Watch(job.settings, job.stop) as watch:
             retries = Retries(job.settings, job.stop, watch)
             while True:
@@ -588,6 +672,15 @@ class Project:
             for place in self.places
             if place.database and not place.ledger.trouble
         }
+
+    def _settle(self, turn: Turn, journals: Mapping[Place, Journal]) -> None:
+        """Complete the rows of runs that are gone, as whoever holds the lock knows."""
+        for place, journal in journals.items():
+            held = turn.get(place)
+            if held and held.lock:
+                place.ledger = self._ledger(held.session, held.session.tables())
+                for entry, done in settled(self.history, place.ledger.of(place.table), place.rows):
+                    journal.settles(entry, done=done)
 
     def _run(
         self,

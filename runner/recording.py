@@ -55,6 +55,7 @@ class Statement:
     undone: bool = False
     sent: InFlight | None = None  # what was seen of it while it ran
     recorded: Recorded | None = None  # by an earlier run, so that it is left out
+    progress: Progress | None = None  # where it is recorded
 
 
 @dataclass
@@ -229,13 +230,20 @@ class Recording:
     def _executing(self, execute: Callable[..., Any]) -> Callable[..., Any]:
         """``arguments``: the driver's cursor, what it is to execute, and SQLAlchemy's context."""
 
-        def executing(*arguments: Any) -> Any:
+        def executing(*arguments: Any) -> None:
             cursor, context = arguments[0], arguments[-1]
-            if (statement := self._in_flight) and statement.recorded:
-                context.cursor = Replayed(cursor, statement.recorded)
-                return None
+            statement = self._in_flight
+            if statement and statement.recorded:
+                recorded = statement.recorded
+                if recorded.answer:
+                    context.cursor = recorded.answer.cursor(cursor)
+                else:
+                    context.cursor = Replayed(cursor, recorded.row_count, recorded.last_id)
+                return
             try:
-                return execute(*arguments)
+                execute(*arguments)
+                if statement and statement.kind == "read" and statement.progress:
+                    context.cursor = statement.progress.heard(cursor)
             except BaseException as error:
                 self._after_failure(error, context)
                 raise
@@ -453,7 +461,12 @@ class Recording:
     def _look_up(self, flight: Flight, statement: Statement, connection: Any, parameters: Any) -> None:
         """Whether an earlier run has executed this statement already."""
         progress, number = flight.progress, statement.number
-        if progress is None or number is None or not self._is_migrating(connection):
+        if progress is None or not self._is_migrating(connection):
+            return
+        statement.progress = progress
+        if statement.kind == "read":
+            statement.recorded = progress.before_read(statement.sql, parameters)
+        if number is None:
             return
         driver = _driver_connection(connection.connection)
 

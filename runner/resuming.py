@@ -12,9 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Literal
 
 from .database import Ask, Dialect, Session
@@ -44,6 +47,7 @@ _TYPES = {
     "row_count": "BIGINT",
     "last_id": "BIGINT",
     "gave_rows": "INTEGER",
+    "answer": "TEXT",
 }
 _TABLE = OwnTable(
     _NAME,
@@ -53,6 +57,7 @@ _TABLE = OwnTable(
 _NAMES = ", ".join(_TYPES)
 _LONGEST = 2000  # of a statement that is kept, in characters
 _LONGEST_BEFORE = 15000  # TEXT of MySQL has 64 KiB, of up to four bytes a character
+_MOST_ROWS = 1000  # of a query whose answer is kept
 _CALLS = ("CALL", "DO", "EXECUTE")  # they may do anything, and commit on the way
 
 How = Literal["with its transaction", "by itself", "who knows"]
@@ -71,6 +76,7 @@ class Recorded:
     row_count: int = -1
     last_id: int | None = None
     gave_rows: bool = False
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Half:
     run_id: str
     sha256: str | None
     statements: tuple[Recorded, ...]
+    reads: Mapping[int, Recorded] = field(default_factory=dict)  # by their place among the reads
 
     def numbers(self, state: str) -> list[int]:
         """The statements in this state."""
@@ -165,8 +172,12 @@ def _read(
                 row_count=-1 if one["row_count"] is None else int(one["row_count"]),
                 last_id=None if one["last_id"] is None else int(one["last_id"]),
                 gave_rows=bool(one["gave_rows"]),
+                answer=Answer.read(one["answer"]) if one["answer"] else None,
             )
-            found[half.revision] = replace(half, run_id=one["run_id"], statements=(*half.statements, recorded))
+            if recorded.number < 0:
+                found[half.revision] = replace(half, reads={**half.reads, recorded.number: recorded})
+            else:
+                found[half.revision] = replace(half, run_id=one["run_id"], statements=(*half.statements, recorded))
     except Unreadable:
         raise
     except Exception as error:
@@ -217,6 +228,7 @@ class _Mark:
     row_count: int = -1
     last_id: int | None = None
     gave_rows: bool = False
+    answer: str | None = None
 
 
 class Unrecorded(Exception):
@@ -240,6 +252,9 @@ class Progress:
     _numbers: set[int] = field(default_factory=set)  # what this attempt has recorded
     _now: dict[int, str] = field(default_factory=dict)
     _sent: _Mark | None = None
+    _listens: _Mark | None = None
+    _reads: int = 0
+    _heard: list[_Mark] = field(default_factory=list)  # reads that no statement was recorded behind yet
     _open: list[_Mark] = field(default_factory=list)  # of a transaction that is not committed yet
     _bracket: list[_Mark] | None = None  # behind a BEGIN or LOCK TABLES of the revision's own
     _last_at_once: dict[str, bool] = field(default_factory=dict)
@@ -270,6 +285,35 @@ class Progress:
                 return half.numbers("done")
         return ()
 
+    # --- around a read ----------------------------------------------------------------------------
+
+    def before_read(self, sql: str, parameters: Any) -> Recorded | None:
+        """Before a query is sent: what to answer instead.
+
+        What a revision read before its last statement that lasts, it is told again: else it would find its own work,
+        and go another way. The same as if it had paused there.
+        """
+        self._listens = None
+        if not self._dialect.DDL_COMMITS or self.given_up or not _of_tables(sql):
+            return None
+        self._reads += 1
+        known = self.half.reads.get(-self._reads) if self.half else None
+        digest = _digest(sql, parameters)
+        if known is None:
+            self._listens = _Mark(-self._reads, "by itself", digest, sql_literals(sql)[:_LONGEST], several=False)
+        return known if known and known.answer and known.digest == digest else None
+
+    def heard(self, cursor: Any) -> Any:
+        """The cursor with the answer, which is kept if it is short and of plain values."""
+        mark, self._listens = self._listens, None
+        if mark is None or cursor.description is None:
+            return cursor
+        rows = [tuple(row) for row in cursor.fetchmany(_MOST_ROWS)]
+        if len(rows) < _MOST_ROWS:
+            mark.answer = Answer.of(cursor.description, rows)
+        self._heard.append(mark)
+        return Replayed(cursor, cursor.rowcount, cursor.lastrowid, cursor.description, rows, more=True)
+
     # --- around a statement -----------------------------------------------------------------------
 
     def before(self, number: int, kind: Kind, sql: str, parameters: Any, driver: Any) -> Recorded | None:
@@ -286,8 +330,7 @@ class Progress:
             return known
         if mark.how != "with its transaction":
             mark.before = self._definitions(sql) if kind == "ddl" else None
-            if known is None:
-                self._announce([mark])
+            self._announce([mark] if known is None else [])
         self._sent = mark
         return None
 
@@ -329,8 +372,9 @@ class Progress:
         try:
             if not self._make():
                 return
-            self._along(driver, self._insertion(marks))
-            self._numbers |= {mark.number for mark in marks}
+            self._along(driver, self._insertion([*self._heard, *marks]))
+            self._numbers |= {mark.number for mark in (*self._heard, *marks)}
+            self._heard = []
         except Exception as error:  # a role that may not, say: then they are begun, and nobody knows more
             refusal = self._dialect.classify(error)
             if not (refusal and refusal.connection_lost):  # which took the transaction with it
@@ -344,7 +388,8 @@ class Progress:
 
     def settled(self, driver: Any) -> None:
         """The version row was moved: take out what is recorded, in the same transaction."""
-        numbers = sorted(self._numbers | {one.number for one in (self.half.statements if self.half else ())})
+        earlier = [*(one.number for one in self.half.statements), *self.half.reads] if self.half else []
+        numbers = sorted(self._numbers.union(earlier))
         literal, key = self._dialect.literal, self._key(0)[:-1]
         names = zip(("version_table", "version_schema", "revision"), key, strict=True)
         where = " AND ".join(f"{name} = {literal(value)}" for name, value in names)
@@ -399,8 +444,12 @@ class Progress:
 
     def _announce(self, marks: Sequence[_Mark]) -> None:
         insert = f"INSERT INTO {self.pen.name(_TABLE)} ({_NAMES}) VALUES ({', '.join('?' for _ in _TYPES)})"
-        self._write([(insert, self._values(mark, "started")) for mark in marks])
-        self._numbers |= {mark.number for mark in marks}
+        self._write(
+            [(insert, self._values(mark, "done")) for mark in self._heard]
+            + [(insert, self._values(mark, "started")) for mark in marks]
+        )
+        self._numbers |= {mark.number for mark in (*self._heard, *marks)}
+        self._heard = []
 
     def _done(self, marks: Sequence[_Mark]) -> None:
         """What cannot be written stays begun, and is looked up by who goes on."""
@@ -448,7 +497,18 @@ class Progress:
             before = None
         schema, changed, gave_rows = self.table.schema or "", int(mark.changed), int(mark.gave_rows)
         who = (self.table.name, schema, self.revision, mark.number, LAYOUT, self.direction, self.run_id, self.sha256)
-        return (*who, state, mark.digest, mark.sql, before, changed, mark.row_count, mark.last_id, gave_rows)
+        return (
+            *who,
+            state,
+            mark.digest,
+            mark.sql,
+            before,
+            changed,
+            mark.row_count,
+            mark.last_id,
+            gave_rows,
+            mark.answer,
+        )
 
     def _key(self, number: int) -> tuple[Any, ...]:
         return (self.table.name, self.table.schema or "", self.revision, number)
@@ -515,14 +575,103 @@ def _lines(definition: str) -> set[str]:
     return {line.rstrip(",") for line in definition.splitlines()}
 
 
-class Replayed:
-    """A cursor as if it had just executed what was executed long ago."""
+@dataclass(frozen=True)
+class Answer:
+    """The rows of a query, of plain values."""
 
-    def __init__(self, cursor: Any, recorded: Recorded) -> None:
+    description: Sequence[tuple[str, int | None]]
+    rows: Sequence[tuple[Any, ...]]
+
+    @classmethod
+    def of(cls, description: Sequence[Sequence[Any]], rows: Sequence[tuple[Any, ...]]) -> str | None:
+        """As text; None where that is too long, or not everything can be told in it."""
+        named = [(one[0], one[1] if isinstance(one[1], int) else None) for one in description]
+        try:
+            text = json.dumps([named, [[_told(value) for value in row] for row in rows]])
+        except TypeError:
+            return None
+        return text if len(text) <= _LONGEST_BEFORE else None
+
+    @classmethod
+    def read(cls, text: str) -> Answer:
+        """Raises what is wrong with the text."""
+        named, rows = json.loads(text)
+        return cls([(name, code) for name, code in named], [tuple(_meant(value) for value in row) for row in rows])
+
+    def cursor(self, cursor: Any) -> Replayed:
+        """As the driver gives it."""
+        description = [(name, code, None, None, None, None, None) for name, code in self.description]
+        return Replayed(cursor, len(self.rows), None, description, self.rows)
+
+
+_KINDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
+    "bytes": (bytes, bytes.hex, bytes.fromhex),
+    "decimal": (Decimal, str, Decimal),
+    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),  # which is a date, too
+    "date": (date, date.isoformat, date.fromisoformat),
+    "timedelta": (
+        timedelta,
+        lambda value: str(value / timedelta(microseconds=1)),
+        lambda text: timedelta(microseconds=float(text)),
+    ),
+}
+
+
+def _told(value: Any) -> Any:
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    for name, (kind, tell, _) in _KINDS.items():
+        if type(value) is kind:
+            return {name: tell(value)}
+    raise TypeError(type(value).__name__)
+
+
+def _meant(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((name, text),) = value.items()
+    return _KINDS[name][2](text)
+
+
+def _of_tables(sql: str) -> bool:
+    """Whether a query is about what is in the database, and not about the session that asks."""
+    session = re.search(r"@|_LOCK\b|CONNECTION_ID|PROCESSLIST|\bFOR\s+UPDATE\b|LOCK\s+IN\s+SHARE", sql, re.IGNORECASE)
+    told = re.search(r"\bFROM\b|\A\s*(?:SHOW|DESC|DESCRIBE|PRAGMA)\b|LAST_INSERT_ID|\bNEXTVAL\b", sql, re.IGNORECASE)
+    return bool(told) and not session
+
+
+class Replayed:
+    """A cursor with an answer of before. ``more``: and what the real one has besides."""
+
+    def __init__(
+        self, cursor: Any, rowcount: int, lastrowid: Any, description: Any = None, rows: Iterable[Any] = (), *,
+        more: bool = False,
+    ) -> None:  # fmt: skip
         self._cursor = cursor
-        self.rowcount = recorded.row_count
-        self.lastrowid = recorded.last_id
-        self.description = None
+        self.rowcount = rowcount
+        self.lastrowid = lastrowid
+        self.description = description
+        self._rows = deque(rows)
+        self._more = more
+
+    def fetchone(self) -> Any:
+        """As the driver's."""
+        if self._rows:
+            return self._rows.popleft()
+        return self._cursor.fetchone() if self._more else None
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        """As the driver's."""
+        found: list[Any] = []
+        while len(found) < (size or 1) and (row := self.fetchone()) is not None:
+            found.append(row)
+        return found
+
+    def fetchall(self) -> list[Any]:
+        """As the driver's."""
+        kept = [*self._rows, *(self._cursor.fetchall() if self._more else ())]
+        self._rows.clear()
+        return kept
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the real one's."""

@@ -84,6 +84,7 @@ class Settings(BaseSettings):
         "no", description='puts it into config.attributes["connection"] for an env.py that demands it'
     )
     target: Words = Field(("heads",), description="revisions to go to, separated by spaces", min_length=1)
+    plan: str | None = Field(None, description="upgrade: a file of plan --out, which is followed or refused")
     wait_timeout: Duration = Field(
         timedelta(seconds=120), description="how long the database may take to answer a login"
     )

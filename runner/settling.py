@@ -1,99 +1,54 @@
-"""``resolve``: a person settles a revision that a run left half done, and says why."""
+"""Rows of runs that never came back to complete them: what is true of those, seen under the lock.
+
+Whoever holds the lock knows that they are gone. What the version table tells now, and what was begun
+later, says whether the revision came to be; nothing says which of its statements remained.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from alembic.runtime.migration import RevisionStep
-
-from .errors import TargetInvalid
-from .events import listed
 from .history import History
-from .job import Job, Result
-from .model import Revision, Rows
-from .place import Place
-from .project import Project
-from .resuming import Half, forget
+from .ledger import BASE, OPEN, Entry, latest
+from .model import Rows
 
 
-def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
-    """Take a revision for complete, or for gone: the version table comes to say so, and the ledger says who did.
+def settled(history: History, entries: Sequence[Entry], rows: Rows) -> list[tuple[Entry, bool]]:
+    """The rows without an end, and whether each did what it was for. Left out is what this image cannot tell.
 
-    Nothing of the revision is run. Raises TargetInvalid for what the version table cannot say.
+    ``entries`` are of one application and in order, all of them of runs that are gone.
     """
-    job.reason = job.masked(reason)
-    project = Project(job, writes=True)
-    project.wait_and_look((target,))
-    place = project.place
-    with project.my_turn(lambda *_: False) as turn:
-        assert turn is not None
-        project.read_halves(turn)
-        halves = {half.revision: half for half in project.halves(place)}
-        revision = _named(project, target, halves)
-        half = halves.get(revision.revision)
-        there = project.contains(place.rows, revision.revision)
-        state = f"{revision.revision} is {'' if applied else 'not '}applied"
-        if there == applied and half is None:
-            return Result("resolved", hint=f"There was nothing to settle: {state}.")
-        if there == applied:
-            assert half
-            journal = project.journals(turn)[place]
-            journal.begins(revision, half.direction, None)
-            journal.ended(revision.revision, "committed" if applied else "rolled_back")
-            journal.flush()
+    found = []
+    for index, entry in enumerate(entries):
+        if entry.status in OPEN:
+            later = next((one for one in entries[index + 1 :] if one.revision == entry.revision), None)
+            there = _contained(history, entries, rows, entry.revision) if later is None else _before(later)
+            if there is not None:
+                found.append((entry, there != (entry.direction == "downgrade")))
+    return found
+
+
+def _before(later: Entry) -> bool | None:
+    """Whether a revision was applied when this began: else there would have been nothing to do."""
+    return {"upgrade": False, "downgrade": True}.get(later.direction)
+
+
+def _contained(history: History, entries: Sequence[Entry], rows: Rows, revision: str) -> bool | None:
+    """Whether these version rows contain a revision; None where that leads through revisions that nobody knows."""
+    if revision == BASE:
+        return not rows
+    applied = latest(entries)
+    seen, left, lost = set[str](), list(rows), False
+    while left:
+        one = left.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        entry = applied.get(one)
+        if not history.known((one,))[1]:
+            left += history.follows(one)
+        elif entry is not None and entry.parents is not None and entry.depends_on is not None:
+            left += [*entry.parents, *entry.depends_on]
         else:
-            steps_from = functools.partial(_step, project, revision, half, applied=applied)
-            place.halves = {}  # so that nothing of it is expected to be sent
-            project.run(turn, steps_from, (target,))
-            if project.contains(place.rows, revision.revision) != applied:
-                raise project.not_reached(place, (revision.revision,))
-        if half:
-            forget(project.journals(turn)[place].pen, place.table, [revision.revision])
-    return Result("resolved", hint=f"Settled: {state}. 'alembic-job runs' has the record.")
-
-
-def _named(project: Project, target: str, halves: Mapping[str, Half]) -> Revision:
-    """The revision; one that was left half done need not be in this image."""
-    name = target
-    if target not in halves:
-        found = project.history.resolve((target,), project.place.rows)
-        if len(found) != 1:
-            raise TargetInvalid(f"'{target}' names {listed(found, 'no revision')}, and one is settled at a time.")
-        name = found[0]
-    known = project.history.known([name])[0]
-    return known[0] if known else Revision(name, (), "", "")
-
-
-def _step(
-    project: Project, revision: Revision, half: Half | None, place: Place, here: History, heads: Rows, *, applied: bool
-) -> Sequence[RevisionStep]:
-    """The one step that moves the version row over this revision, and runs nothing."""
-    name = revision.revision
-    if applied:
-        project.require_known(place)
-        steps = here.upgrade_steps((name,), heads)
-        before = [step.revision.revision for step in steps[:-1]]
-        if before:
-            raise TargetInvalid(
-                f"{name} cannot be marked as applied: {listed(before)} comes before it, and is not applied.",
-                hint="Settle or upgrade to that first.",
-            )
-    else:
-        if half is None or half.direction != "downgrade" or name not in heads:
-            raise TargetInvalid(
-                f"{name} is applied, and no downgrade of it was left half done.",
-                hint=f"To undo it: alembic-job downgrade {name}-1 --yes",
-            )
-        steps = [step for step in here.downgrade_steps("base", heads) if step.revision.revision == name]
-    return [_still(step) for step in steps[-1:]]
-
-
-def _still(step: RevisionStep) -> RevisionStep:
-    @functools.wraps(step.migration_fn)
-    def nothing(*_: Any, **__: Any) -> None:
-        """In place of the revision's own code."""
-
-    step.migration_fn = nothing
-    return step
+            lost = True
+    return True if revision in seen else None if lost else False

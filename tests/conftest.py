@@ -135,6 +135,15 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     return server.new_database()
 
 
+@pytest.fixture
+def pair(tmp_path: Path, database: Database, request: pytest.FixtureRequest) -> tuple[Database, Database]:
+    """Two empty databases, once for every dialect."""
+    if database.path:
+        return database, sqlite_database(tmp_path / "second.sqlite")
+    server: Server = request.getfixturevalue(f"{database.dialect}_server")
+    return database, server.new_database()
+
+
 @pytest.fixture(params=sorted(KINDS))
 def awkward_database(request: pytest.FixtureRequest) -> Database:
     """An empty database whose password is made of special characters, once for every server."""

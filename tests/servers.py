@@ -189,6 +189,7 @@ class Local(Runtime):
         super().__init__(kind)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self.longest_file: int | None = None  # in bytes, from the next start on: to one that is as long, a full disk
         root = os.geteuid() == 0
         self._user = kind.os_user if root else None
         # The server's user must get in, which it could not below a TMPDIR of root's own.
@@ -256,7 +257,10 @@ class Local(Runtime):
         else:
             command = [f"{self._folder}/postgres", "-D", f"{self._home}/data", "-p", str(self.login.port)]
             command += ["-h", "127.0.0.1", "-k", "", "-c", f"external_pid_file={self._home}/pid"]
-        self._process = self._popen(command + options)
+        # Without the signal a write fails, as it does on a full disk.
+        limited = ["env", "--ignore-signal=XFSZ", "prlimit", f"--fsize={self.longest_file}"]
+        limit = limited if self.longest_file else []
+        self._process = self._popen([*limit, *command, *options])
         self._note_pid(self._process.pid)
 
     def _note_pid(self, pid: int) -> None:

@@ -52,6 +52,16 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split()).rstrip(".")
 
 
+def lacking(columns: str, there: Collection[str]) -> list[str]:
+    """Which of the columns of one of our tables an older layout of it lacks, each as ``ADD COLUMN`` takes it.
+
+    Only such as may be empty, because rows are there: whatever may not has been there from the first layout on.
+    """
+    each = (column.strip() for column in re.split(r",(?![^()]*\))", columns))
+    named = (column for column in each if column[0].islower())  # else a key
+    return [column for column in named if column.split()[0] not in there and "NOT NULL" not in column]
+
+
 def unrecognised(error: BaseException) -> Refusal:
     """At a login, what is not recognised is transient: a proxy or a new server version may say anything."""
     text = one_line(error) or type(error).__name__
@@ -157,7 +167,10 @@ class Dialect(Protocol):
         """Where a table of the runner's own is, as SQL names it."""
 
     def make_own_table(self, connection: Any, name: str, columns: str) -> None:
-        """Create it where it is missing."""
+        """Create it where it is missing, and add the columns that an older layout of it lacks."""
+
+    def own_columns(self, ask: Ask, name: str) -> frozenset[str]:
+        """The columns that a table of the runner's own has; none when there is no such table."""
 
     def literal(self, text: str) -> str:
         """A text within a statement, the same for every driver and whatever quoting the session is set to."""

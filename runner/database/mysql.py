@@ -33,6 +33,7 @@ from .dialect import (
     Room,
     driver_autocommits,
     from_driver,
+    lacking,
     one_line,
     server_url_problem,
     unquoted,
@@ -396,12 +397,32 @@ def own_table(name: str) -> str:
 
 def make_own_table(connection: Any, name: str, columns: str) -> None:
     """Asked first: CREATE TABLE IF NOT EXISTS needs the right to create, and waits for whoever uses the table."""
-    if not _query(connection, f"SHOW TABLES LIKE '{name}'"):
+    there = own_columns(ask(connection), name)
+    if not there:
         changed(
             connection,
             f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns}) ENGINE=InnoDB"
             " DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
         )
+        return
+    for column in lacking(columns, there):
+        changed(connection, "SET SESSION lock_wait_timeout = 2")
+        try:
+            changed(connection, f"ALTER TABLE {own_table(name)} ADD COLUMN {column}")
+        except Exception as error:
+            if code_of(error) != "1060":  # another run has added it meanwhile
+                raise
+
+
+def own_columns(ask: Ask, name: str) -> frozenset[str]:
+    """Of what the user has no right to, the server says that it is not there."""
+    return frozenset(
+        str(row[0])
+        for row in ask(
+            "SELECT COLUMN_NAME FROM information_schema.COLUMNS"  # noqa: S608
+            f" WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = '{name}'"
+        )
+    )
 
 
 def literal(text: str) -> str:

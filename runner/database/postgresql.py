@@ -33,6 +33,7 @@ from .dialect import (
     Room,
     driver_autocommits,
     from_driver,
+    lacking,
     one_line,
     server_url_problem,
 )
@@ -288,7 +289,9 @@ def own_table(name: str) -> str:
 def make_own_table(connection: Any, name: str, columns: str) -> None:
     """IF NOT EXISTS does not help two that create at the same moment: one of them gets a unique violation."""
     for _ in range(3):
-        if _query(connection, f"SELECT to_regclass('{own_table(name)}')")[0][0]:
+        if there := own_columns(ask(connection), name):
+            for column in lacking(columns, there):
+                changed(connection, f"ALTER TABLE {own_table(name)} ADD COLUMN IF NOT EXISTS {column}")
             return
         try:
             if not _query(connection, "SELECT to_regnamespace('alembic_job')")[0][0]:  # needs no right, then
@@ -340,6 +343,17 @@ def definitions(ask: Ask, objects: Sequence[tuple[str, str]]) -> dict[str, str |
             continue
         found[f"{kind} {name}"] = "\n".join(str(part) for (part,) in parts) or None
     return found or None
+
+
+def own_columns(ask: Ask, name: str) -> frozenset[str]:
+    """From the catalogue: the information schema hides what the user has no right to."""
+    return frozenset(
+        str(row[0])
+        for row in ask(
+            "SELECT attname FROM pg_attribute"  # noqa: S608
+            f" WHERE attrelid = to_regclass('{own_table(name)}') AND attnum > 0 AND NOT attisdropped"
+        )
+    )
 
 
 def session_mark(ask: Ask) -> str:

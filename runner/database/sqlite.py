@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import ConfigInvalid, DatabaseMissing, DatabaseUnreachable, PermissionDenied, RunnerError
 from ..model import Holder, VersionTable
 from ..url import URL
-from .dialect import Ask, Ending, Refusal, Room, driver_autocommits, from_driver, one_line, unquoted
+from .dialect import Ask, Ending, Refusal, Room, driver_autocommits, from_driver, lacking, one_line, unquoted
 
 NAME = "sqlite"
 LOCK_KIND, LOCK_REASON = "flock", "a lock file beside the database"
@@ -252,6 +252,9 @@ def make_own_table(connection: Any, name: str, columns: str) -> None:
     cursor = connection.cursor()
     try:
         cursor.execute(f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns})")
+        cursor.execute(f"PRAGMA table_info({own_table(name)})")
+        for column in lacking(columns, {str(row[1]) for row in cursor.fetchall()}):
+            cursor.execute(f"ALTER TABLE {own_table(name)} ADD COLUMN {column}")
     finally:
         cursor.close()
 
@@ -287,6 +290,11 @@ def definitions(ask: Ask, objects: Sequence[tuple[str, str]]) -> dict[str, str |
         lines += [f"`{other}` {' '.join(str(sql).split())}" for other, sql in others]
         found[f"{kind} {name}"] = "\n".join(lines) or None
     return found or None
+
+
+def own_columns(ask: Ask, name: str) -> frozenset[str]:
+    """Nobody hides them."""
+    return frozenset(str(row[1]) for row in ask(f"PRAGMA table_info({own_table(name)})"))
 
 
 def no_session_locks(connection: Any) -> str | None:

@@ -348,14 +348,6 @@ def of_several(tmp_path: Path, one: Database, two: Database, *revisions: Revisio
     return project
 
 
-@pytest.fixture
-def pair(tmp_path: Path, database: Database, request: pytest.FixtureRequest) -> tuple[Database, Database]:
-    if database.path:
-        return database, sqlite_database(tmp_path / "second.sqlite")
-    server = "mariadb_server" if "mysql" in database.url else "postgresql_server"
-    return database, request.getfixturevalue(server).new_database()
-
-
 def test_several_databases_have_a_plan_and_a_lock_each(
     tmp_path: Path, pair: tuple[Database, Database], run_job: Run
 ) -> None:

@@ -141,6 +141,34 @@ def test_on_mariadb_the_rows_that_a_failed_revision_moved_are_told_too(
     assert database.query("SELECT trial_id, step, value, objective FROM trial_values") == [(1, None, 0.25, 0)]
 
 
+def test_on_mariadb_it_reaches_head_once_the_cause_is_removed_by_hand(
+    mariadb_server: Server, optuna: Path, upgrade: Callable[[Database], Result]
+) -> None:
+    database = mariadb_server.new_database()
+    assert plain_upgrade(database, optuna, "v1.3.0.a") == ""
+    database.execute(
+        "INSERT INTO studies (study_id, study_name, direction) VALUES (1, 'one', 'MINIMIZE')",
+        "INSERT INTO trials (trial_id, study_id, state, value, number) VALUES (1, 1, 'COMPLETE', 0.25, 0)",
+        "INSERT INTO trial_values (trial_value_id, trial_id, step, value) VALUES (1, 1, 3, 0.5)",
+    )
+    assert_partial(upgrade(database))
+    again = upgrade(database)  # the cause is still there; nothing is done twice
+    assert_partial(again)
+    assert again.one("revision_half_done")["resumed"]
+
+    # MariaDB does not drop a column that a unique key of several has. The revision looks which tables are there, reads
+    # rows that it has moved since, and a column that it has dropped since: it is told what it was told then.
+    database.execute("ALTER TABLE trial_values DROP INDEX trial_id")
+    result = upgrade(database)
+
+    assert (result.exit_code, result.finished["outcome"], result.finished["to"]) == (0, "upgraded", [HEAD])
+    moved = database.query("SELECT trial_id, step, intermediate_value FROM trial_intermediate_values")
+    assert moved == [(1, 3, 0.5)]
+    assert database.query("SELECT direction, objective FROM study_directions") == [("MINIMIZE", 0)]
+    assert database.query("SELECT trial_id, value, objective FROM trial_values") == [(1, 0.25, 0)]
+    assert database.query("SELECT count(*) FROM alembic_job_statement") == [(0,)]
+
+
 def assert_partial(result: Result) -> None:
     """The exit code and the events of the revision that MariaDB refuses."""
     finished, failed = result.finished, result.one("revision_failed")

@@ -94,9 +94,11 @@ def tables(suite: Suite, seconds: float) -> str:
     outcomes, fired = suite.outcomes, _fired(suite)
     codes: Counter[str] = sum((outcome.codes for outcome in outcomes), Counter())
     half = sum(len(outcome.verdict.half_done) for outcome in outcomes)
+    resumed = sum(outcome.resumed for outcome in outcomes)
     lines = [
         f"`make chaos DATABASE={suite.dialect} ROUNDS={len(outcomes)} SEED={suite.seed}`: {len(outcomes)} rounds with"
-        f" {sum(codes.values())} runs in {seconds:.0f} s; half done: {half}.",
+        f" {sum(codes.values())} runs in {seconds:.0f} s; revisions gone on with: {resumed},"
+        f" left to resolve: {half}.",
         "",
         "Ended with: " + ", ".join(f"{code} ({count})" for code, count in sorted(codes.items())) + ".",
         "",

@@ -57,10 +57,10 @@ class Step:
             "mariadb": f'op.execute("SELECT SLEEP({self.server_s:.3f})")',
             "postgresql": f'op.execute("SELECT pg_sleep({self.server_s:.3f})")',
         }.get(dialect, f"time.sleep({self.server_s:.3f})")
-        mark = 'op.execute(f"INSERT INTO marks (number, token) VALUES (' + str(n) + ", '{token}')\")"
+        mark = f'op.execute("INSERT INTO marks (number) VALUES ({n})")'
         body = []
         if n == 1:
-            body += ['op.create_table("marks", sa.Column("number", sa.Integer), sa.Column("token", sa.String(32)))']
+            body += ['op.create_table("marks", sa.Column("number", sa.Integer))']
         if self.mark_first:
             body += [mark]
         if self.makes_table:
@@ -79,7 +79,7 @@ class Step:
         return Revision(
             self.id,
             f"r{n - 1}" if n > 1 else None,
-            upgrade=f"import recorder\nwith recorder.execution(op.get_bind(), {self.id!r}) as token:\n{lines}",
+            upgrade=f"import recorder\nwith recorder.execution(op.get_bind(), {self.id!r}):\n{lines}",
         )
 
 
@@ -143,7 +143,7 @@ class Found:
 
     versions: tuple[str, ...]
     parts: dict[int, str]  # by number: "whole", "part", "too much" or "none"
-    marks: dict[int, tuple[str, ...]]  # tokens of the executions that left one
+    marks: dict[int, int]  # how many executions left one
 
     @property
     def at(self) -> int:
@@ -159,14 +159,13 @@ def look(database: Database, steps: Sequence[Step]) -> Found:
         if "alembic_version" in tables
         else []
     )
-    marked = database.query("SELECT number, token FROM marks") if "marks" in tables else []
+    marked = database.query("SELECT number, count(*) FROM marks GROUP BY number") if "marks" in tables else []
     made = database.query("SELECT made_by, count(*) FROM t1 GROUP BY made_by") if "t1" in tables else []
     rows = {int(number): int(count) for number, count in made}
     columns = _columns(database) if "t1" in tables else set()
-    parts, marks = {}, {}
+    parts, marks = {}, {int(number): int(count) for number, count in marked}
     for step in steps:
         n = step.number
-        marks[n] = tuple(sorted(str(token) for number, token in marked if number == n))
         wanted, there = [], []
         if n == 1:
             wanted, there = ["marks"], ["marks"] * ("marks" in tables)
@@ -177,9 +176,22 @@ def look(database: Database, steps: Sequence[Step]) -> Found:
             wanted += ["column"]
             there += ["column"] * (f"c{n}" in columns)
         wanted += ["row"] * step.rows + ["mark"]
-        there += ["row"] * rows.get(n, 0) + ["mark"] * len(marks[n])
+        there += ["row"] * rows.get(n, 0) + ["mark"] * marks.get(n, 0)
         parts[n] = _how_much(Counter(there), Counter(wanted))
     return Found(tuple(versions), parts, marks)
+
+
+def undo(database: Database, step: Step) -> None:
+    """Take out by hand what is there of a revision, as a person does before ``resolve --rolled-back``."""
+    tables = database.tables()
+    gone = [f"t{step.number}"] * step.makes_table + ["marks"] * (step.number == 1)
+    sql = [f"DROP TABLE {table}" for table in gone if table in tables]
+    if step.adds_column and f"c{step.number}" in _columns(database):
+        sql.append(f"ALTER TABLE t1 DROP COLUMN c{step.number}")
+    if step.number > 1:
+        sql += [f"DELETE FROM t1 WHERE made_by = {step.number}", f"DELETE FROM marks WHERE number = {step.number}"]
+    for one in sql:
+        database.execute(one)
 
 
 def _how_much(there: Counter[str], wanted: Counter[str]) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,11 @@ class Run:
             if event["event"] in ("revision_started", "revision_executed", "revision_failed", "run_finished"):
                 return bool(event["event"] == "revision_started")
         return False
+
+    @property
+    def resumed(self) -> int:
+        """How many revisions it went on with, which another had left half done."""
+        return sum(1 for event in self.events if event["event"] == "revision_half_done" and event["resumed"])
 
     @property
     def worker(self) -> int | None:
@@ -152,12 +158,12 @@ class Runs:
         self._env = env
         self.all: list[Run] = []
 
-    def start(self, image: str, cwd: Path, url: str, line: Line | None) -> Run:
+    def start(self, image: str, cwd: Path, url: str, line: Line | None, command: Sequence[str]) -> Run:
         """One more run, in this project."""
         name = f"run{len(self.all) + 1}"
         out, err = self._folder / f"{name}.out", self._folder / f"{name}.err"
         env = {**self._env, "CHAOS_RUN": name, "ALEMBIC_JOB_DATABASE_URL": url}
-        pid = self._warm.start(Start(["upgrade"], env, str(cwd), str(out), str(err)))
+        pid = self._warm.start(Start(list(command), env, str(cwd), str(out), str(err)))
         run = Run(name, image, pid, out, err, line, self._warm)
         self.all.append(run)
         return run

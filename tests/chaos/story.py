@@ -91,6 +91,7 @@ class Outcome:
     codes: Counter[str]
     fired: Counter[str]
     verdict: verdict.Verdict
+    resumed: int
     planned: list[Planned]
     folder: Path | None = None  # of a round that failed
 
@@ -138,14 +139,14 @@ class Race:
 
     # --- what faults do -------------------------------------------------------------------------
 
-    def start(self, image: str, *, direct: bool = False) -> Run:
-        """One more run of this image; through a line of its own where there is a server."""
+    def start(self, image: str, *command: str, direct: bool = False) -> Run:
+        """One more run of this image, ``upgrade`` unless told; through a line of its own where there is a server."""
         line = self.lane.proxy.line() if self.lane.proxy and not direct else None
         url = self.database.url
         if line:
             assert self.database.login
             url = replace(self.database.login, port=line.port).url(DRIVERS[self.lane.dialect])
-        return self.runs.start(image, self.images.project(image).path, url, line)
+        return self.runs.start(image, self.images.project(image).path, url, line, command or ("upgrade",))
 
     def sessions(self, run: Run) -> list[int]:
         """The sessions of the server that belong to a run."""
@@ -323,6 +324,8 @@ class Suite:
             )
             for how in free:
                 judged.breaks("free", how)
+            if judged.half_done:
+                self._resolve(race, judged, database, steps, newest)
             self._old_image_stops(race, judged, found, images, images_seen)
         finally:
             if lane.proxy:
@@ -336,6 +339,7 @@ class Suite:
             Counter("kill -9" if run.killed else str(run.code) for run in raced),
             fired,
             judged,
+            sum(run.resumed for run in race.runs.all),
             planned,
         )
         if judged.broken:
@@ -367,9 +371,25 @@ class Suite:
         for _ in range(3):
             run = race.start(image, direct=True)
             race.runs.finish(FINISH_S)
-            if run.code == 0 or run.code in verdict.STOPS:
+            if run.code in verdict.STOPS:
                 break
         return run
+
+    def _resolve(
+        self, race: Race, judged: verdict.Verdict, database: Database, steps: list[history.Step], image: str
+    ) -> None:
+        """What a person does: undo it, say so, run again."""
+        for step in [step for step in steps if step.id in judged.half_done]:
+            history.undo(database, step)
+            for command in (["resolve", step.id, "--rolled-back", "--reason", "chaos"], ["upgrade"]):
+                run = race.start(image, *command, direct=True)
+                race.runs.finish(FINISH_S)
+                if run.code != 0:
+                    judged.breaks("told", f"{' '.join(command)} ended with {run.code}")
+        found = history.look(database, steps)
+        for number, part in found.parts.items():
+            if part != ("whole" if number <= race.images.head(image) else "none"):
+                judged.breaks("told", f"{part} of r{number} is there after resolve")
 
     def _old_image_stops(
         self, race: Race, judged: verdict.Verdict, found: history.Found, images: history.Images, seen: set[str]

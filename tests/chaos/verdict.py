@@ -14,15 +14,15 @@ INVARIANTS = {
     "once": "none executed twice to completion",
     "agree": "version table and schema agree",
     "kept": "what a run said it applied is there, and no two runs said it",
-    "told": "what is half done was told with 41 by a run, unless that was killed -9",
+    "told": "what is left half done is told with 42, and resolve settles it",
     "free": "no orphaned lock, no session left",
     "ended": "each process ended with a code from the table that fits, and a last line run_finished",
     "head": "with faults off, more runs reach head, or stop with the right code",
 }
 CODES = {int(code) for code in ExitCode}
 # What a run may end with here. The others would be a wrong answer: settings, logins and histories are sound.
-FITTING = {0, 10, 20, 21, 40, 41, 42, 43, 143}
-STOPS = {34, 40, 41, 42}  # of a run that meets what another left half done
+FITTING = {0, 10, 20, 21, 41, 42, 43, 143}
+STOPS = {0, 42}  # of a run that no other changes anything about
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def judge(
     _once(verdict, done, found)
     _agree(verdict, done, found, ddl_commits)
     _kept(verdict, found, runs)
-    _told(verdict, done, runs)
+    _told(verdict, last)
     _ended(verdict, runs, found)
     _head(verdict, found, last, goal)
     return verdict
@@ -123,10 +123,10 @@ def _alone(verdict: Verdict, done: Sequence[Execution]) -> None:
 
 
 def _once(verdict: Verdict, done: Sequence[Execution], found: Found) -> None:
-    for number, marks in found.marks.items():
-        whole = [one for one in done if one.number == number and one.ended and one.token in marks]
-        if len(whole) > 1:
-            verdict.breaks("once", f"r{number} was completed by {' and '.join(one.run for one in whole)}")
+    for number, count in found.marks.items():
+        if count > 1:
+            whole = [one.run for one in done if one.number == number]
+            verdict.breaks("once", f"r{number} left {count} marks; it was executed by {' and '.join(whole)}")
 
 
 def _agree(verdict: Verdict, done: Sequence[Execution], found: Found, ddl_commits: bool) -> None:
@@ -156,13 +156,10 @@ def _kept(verdict: Verdict, found: Found, runs: Sequence[Ended]) -> None:
             verdict.breaks("kept", f"{run.name} ended with 0, and the version is r{found.at}")
 
 
-def _told(verdict: Verdict, done: Sequence[Execution], runs: Sequence[Ended]) -> None:
+def _told(verdict: Verdict, last: Ended | None) -> None:
     for revision in verdict.half_done:
-        names = {one.run for one in done if one.revision == revision}
-        who = [run for run in runs if run.name in names]
-        if not any(run.killed or run.code in (None, 41, 42) for run in who):
-            codes = ", ".join(f"{run.name}: {run.code}" for run in who)
-            verdict.breaks("told", f"{revision} is half done, and nobody said so ({codes})")
+        if last is None or last.code != ExitCode.REVISION_UNRESOLVED:
+            verdict.breaks("told", f"{revision} is half done, and the last run ended with {last and last.code}")
 
 
 def _ended(verdict: Verdict, runs: Sequence[Ended], found: Found) -> None:
@@ -185,8 +182,6 @@ def _also_fitting(run: Ended, verdict: Verdict, found: Found) -> set[int]:
     codes = set()
     if "worker killed" in run.harm:
         codes.add(1)
-    if verdict.half_done:
-        codes |= STOPS
     if run.head < found.at:
         codes.add(30)
     return codes
@@ -194,8 +189,5 @@ def _also_fitting(run: Ended, verdict: Verdict, found: Found) -> set[int]:
 
 def _head(verdict: Verdict, found: Found, last: Ended | None, goal: int) -> None:
     code = last.code if last else None
-    if verdict.half_done:
-        if code not in STOPS:
-            verdict.breaks("head", f"{verdict.half_done[0]} is half done, and the last run ended with {code}")
-    elif code != 0 or found.at < goal:
+    if not verdict.half_done and (code != 0 or found.at < goal):
         verdict.breaks("head", f"the last run ended with {code}, and the version is r{found.at}, not r{goal}")

@@ -151,8 +151,24 @@ def test_in_a_transaction_of_the_migration_the_row_goes_with_it(
 def test_what_cannot_be_written_is_one_warning(database: Database, session: Session, migrating: Any) -> None:
     run = Run(database, session, "run1")
     run.journal.begins(revision("r1"), "upgrade", migrating)
-    database.execute(f"DROP TABLE {session.dialect.own_table('alembic_job_ledger')}")
+    database.execute(f"ALTER TABLE {session.dialect.own_table('alembic_job_ledger')} RENAME COLUMN status TO state")
     for id in ("r2", "r3"):
         run.journal.begins(revision(id), "upgrade", migrating)
     run.journal.flush()
     assert [event.name for event in run.said] == ["ledger_unavailable"]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_table_that_went_with_the_migrations_transaction_is_made_again(
+    database: Database, session: Session, migrating: Any
+) -> None:
+    run = Run(database, session, "run1")
+    migrating.execute("BEGIN")
+    run.journal.begins(revision("r1"), "upgrade", migrating)
+    migrating.execute("ROLLBACK")
+    run.journal.ended("r1", "failed")
+    run.journal.migrated()
+    run.journal.flush()
+    assert run.said == []
+    run.journal.begins(revision("r2"), "upgrade", migrating)
+    assert [row.revision for row in entries(session)] == ["r2"]

@@ -38,14 +38,15 @@ keys lease pen history
 ledger resuming
 lock
 job engines host
-seam diagnosis shape ahead
+seam diagnosis shape ahead settling
 place states
+planfile
 scratch
 fence recording
 applying
 retrying
 project
-baseline flow looking drift doctor settling
+baseline flow looking drift doctor resolving
 authoring
 cli
 """.strip().splitlines()
@@ -104,8 +105,8 @@ def test_the_package_is_imported_by_relative_names_alone(path: Path) -> None:
 def test_alembic_and_sqlalchemy_are_imported_where_revisions_are_known_and_run_only() -> None:
     foreign = {"alembic", "sqlalchemy"}
     users = {name_of(p) for p in FILES if foreign & {what.partition(".")[0] for _, what in imports(p)}}
-    planning = {"history", "host", "seam", "recording", "applying", "project", "looking", "shape"}
-    assert users <= planning | {"drift", "authoring", "baseline", "plugin", "settling"}
+    planning = {"history", "host", "seam", "recording", "applying", "planfile", "project", "looking", "shape"}
+    assert users <= planning | {"drift", "authoring", "baseline", "plugin", "resolving"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p != PACKAGE / "database" / "__init__.py"], ids=name_of)
