@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import Interrupted
 
-SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+_WITHOUT_US: dict[signal.Signals, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+SIGNALS = frozenset(_WITHOUT_US)
 _CUT = getattr(signal, "SIGRTMAX", signal.SIGUSR2)  # between our own threads; user code may well use the others
 
 Inside = Literal["our code", "their code", "a statement"]
@@ -65,7 +66,7 @@ class Stop:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            # A process that user code forked, of a multiprocessing.Pool say, ends as it would without us.
+            # A process that user code forked ends as it would without us; the signal was faster than ``_deaf``.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         if not self.hear() and not self._early:  # user code may have another descriptor in the place of ours
@@ -123,11 +124,17 @@ class Stop:
         else:
             self.requested, self.requested_at = number, time.monotonic()
 
-    @staticmethod
-    def _deaf() -> None:
-        """A process that user code forked: its signals are none of ours."""
+    def _deaf(self) -> None:
+        """A process that user code forked: its signals are none of ours.
+
+        A handler of Python's waits for a C call to return. One of a multiprocessing.Pool may be about to read,
+        and would read for ever when the signal comes just before.
+        """
         with suppress(ValueError):
             signal.set_wakeup_fd(-1)
+            for number, handler in _WITHOUT_US.items():
+                if signal.getsignal(number) == self._on_signal:
+                    signal.signal(number, handler)
 
     def raise_if_requested(self) -> None:
         """A safe point. Raises Interrupted."""

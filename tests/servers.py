@@ -200,8 +200,11 @@ class Local(Runtime):
         # shutdown, which removes its shared memory; MariaDB gets the surest.
         number = "KILL" if kind.dialect == "mariadb" else "QUIT"
         end = f'[ -f "$1/pid" ] && kill -s {number} "$(head -n1 "$1/pid")" && sleep 1'
-        remove = 'rm -rf "$1" || { sleep 5; rm -rf "$1"; }'  # a process on its way out may still write
-        self._guard = Guard(f"{end}; {remove}", str(self._home))
+        # What a server starts outlives it, as a Galera node's transfer to another does, and would write on.
+        sweep = 'while found=$(grep -lsF "HOME=$1" /proc/[0-9]*/environ); [ "$found" ]; do for file in $found; do'
+        sweep += ' number=${file#/proc/}; kill -s KILL "${number%/environ}"; done; sleep 0.1; done'
+        remove = 'rm -rf "$1"'
+        self._guard = Guard(f"{end}; {sweep}; {remove}", str(self._home))
         try:
             self._initialise()
         except BaseException:

@@ -232,6 +232,22 @@ os.wait()
 
 
 @SQLITE
+def test_a_process_that_is_forked_has_the_signals_that_it_has_without_us(with_env: Run) -> None:
+    result = with_env(
+        """
+import os, signal
+if not os.fork():
+    term, interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    print(term is signal.SIG_DFL, interrupt is signal.default_int_handler)
+    os._exit(0)
+os.wait()
+"""
+    )
+    assert result.exit_code == 0
+    assert texts(result) == ["True True"] * 2
+
+
+@SQLITE
 def test_a_process_pool_ends_as_it_does_without_us(with_env: Run) -> None:
     result = with_env(
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,21 +42,27 @@ def test_a_test_run_that_is_killed_leaves_neither_processes_nor_files(bed: str) 
     with subprocess.Popen(
         [sys.executable, "-c", IMPORTS + BEDS[bed]], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as run:
-        assert run.stdout
-        homes: list[str] = []
-        for line in run.stdout:
-            *more, last = line.split()
-            homes += [word for word in (*more, last) if word != "begun"]
-            if last == "begun":
-                break
-        time.sleep(1)
-        assert len(homes) == 2
-        assert all(Path(home).exists() and processes(home) for home in homes)
-        run.kill()
-    deadline = time.monotonic() + 30
-    while (left := [home for home in homes if Path(home).exists() or processes(home)]) and time.monotonic() < deadline:
+        try:
+            assert run.stdout
+            homes: list[str] = []
+            for line in run.stdout:
+                *more, last = line.split()
+                homes += [word for word in (*more, last) if word != "begun"]
+                if last == "begun":
+                    break
+            assert len(homes) == 2
+            assert within(30, lambda: all(processes(home) for home in homes))
+        finally:
+            run.kill()
+    assert within(30, lambda: not [home for home in homes if Path(home).exists() or processes(home)])
+
+
+def within(seconds: float, holds: Callable[[], bool]) -> bool:
+    """Wait until it holds, and tell whether it did in time."""
+    deadline = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not left
+    return held
 
 
 def processes(home: str) -> list[str]:

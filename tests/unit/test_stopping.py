@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from alembic_job.errors import Interrupted
@@ -134,17 +135,24 @@ def test_a_second_signal_is_told_from_the_first(stop: Stop) -> None:
 
 def test_a_signal_that_another_thread_heard_first_is_counted_once(stop: Stop) -> None:
     heard = []
+    reading, writing = os.pipe()
+    call = Path(f"/proc/self/task/{threading.get_native_id()}/syscall")
 
-    def listens() -> None:  # as while the main thread is in a C call, and no handler runs
-        deadline = time.monotonic() + 5
+    def listens() -> None:
+        deadline = time.monotonic() + 30
+        while call.read_text().split()[1:2] != [hex(reading)] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)  # goes to this thread, while the main one is in a C call: no handler runs
         while not heard and time.monotonic() < deadline:
             if stop.hear(early=True):
                 heard.append(stop.requested)
+        os.close(writing)
 
     thread = threading.Thread(target=listens)
     thread.start()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    os.kill(os.getpid(), signal.SIGTERM)  # goes to the other thread, which runs no handler
+    os.read(reading, 1)
+    os.close(reading)
     thread.join()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     assert (heard, stop.requested, stop.insisted) == ([signal.SIGTERM], signal.SIGTERM, False)
