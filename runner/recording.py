@@ -468,6 +468,8 @@ class Recording:
             statement.recorded = progress.before_read(statement.sql, parameters)
         if number is None:
             return
+        if statement.kind == "commit" and not statement.aborted:
+            self._record_before_commit()
         driver = _driver_connection(connection.connection)
 
         def look_up() -> None:

@@ -200,11 +200,18 @@ def contradicted(session: Session, half: Half) -> str | None:
     for one in half.statements:
         last |= dict.fromkeys(one.before or (), one)
     for one in half.statements:
-        if one.state == "done" and one.changed and one.before and all(last[what] is one for what in one.before):
-            about = [(kind, name) for kind, _, name in (what.partition(" ") for what in one.before)]
-            if session.dialect.definitions(session.ask, about) == one.before:
-                return f"Statement {one.number} is recorded as done, and the database is as it was before it."
+        its = one.before if one.state == "done" and one.changed else None
+        if (
+            its
+            and all(last[what] is one for what in its)
+            and session.dialect.definitions(session.ask, _about(its)) == its
+        ):
+            return f"Statement {one.number} is recorded as done, and the database is as it was before it."
     return None
+
+
+def _about(definitions: Iterable[str]) -> list[tuple[str, str]]:
+    return [(kind, name) for kind, _, name in (what.partition(" ") for what in definitions)]
 
 
 def forget(pen: Pen, table: VersionTable, revisions: Iterable[str]) -> None:
@@ -319,8 +326,6 @@ class Progress:
     def before(self, number: int, kind: Kind, sql: str, parameters: Any, driver: Any) -> Recorded | None:
         """Before a statement is sent: what to answer instead of sending it. Raises RevisionUnresolved, Unrecorded."""
         self._sent = None
-        if kind == "commit":
-            self.commits(driver)
         if kind not in ("dml", "ddl") or self.given_up:
             return None
         self._now[number] = sql_literals(sql)[:_LONGEST]
@@ -358,10 +363,12 @@ class Progress:
                 self.commits(driver)
 
     def failed(self, *, answered: bool) -> None:
-        """It failed. Without an answer it may have been executed all the same."""
+        """It failed. It may have been executed all the same: without an answer, or as an index that is left invalid."""
         mark, self._sent = self._sent, None
-        if mark and mark.how != "with its transaction" and answered and not mark.several:
-            with suppress(Exception):  # then it counts as begun, and is looked up
+        if mark is None or mark.how == "with its transaction" or mark.several or not answered:
+            return
+        with suppress(Exception):  # then it counts as begun, and is looked up
+            if not mark.before or self._dialect.definitions(self.pen.ask, _about(mark.before)) == mark.before:
                 self._write([(f"UPDATE {self.pen.name(_TABLE)} SET state = 'failed' {_THIS}", self._key(mark.number))])
 
     def commits(self, driver: Any, *, undone: Collection[int | None] = ()) -> None:
@@ -422,7 +429,12 @@ class Progress:
             raise self._stopped(f"Statement {known.number} gave rows, which nobody kept.")
         if known.state == "done":
             return True
-        there = happened(known.before, self._definitions(sql), sql)
+        now = self._definitions(sql)
+        there = happened(known.before, now, sql)
+        invalid = [what.lower() for what, text in (now or {}).items() if text and " INVALID" in text]
+        if there is None and invalid:
+            left = f"Statement {known.number} left the {invalid[0]}, which is invalid"
+            raise self._stopped(f"{left}: drop it, and run again.")
         if there is None:
             raise self._stopped(f"Whether statement {known.number} was executed, the database does not tell.")
         if there:
@@ -432,7 +444,13 @@ class Progress:
 
     def _definitions(self, sql: str) -> dict[str, str | None] | None:
         about = objects(sql)
-        return self._dialect.definitions(self.pen.ask, about) if about else None
+        try:
+            return self._dialect.definitions(self.pen.ask, about) if about else None
+        except Exception as error:
+            refusal = self._dialect.classify(error)
+            if refusal and refusal.connection_lost:
+                raise
+            return None  # in another database, say, where this user may not look
 
     def _stopped(self, why: str) -> RevisionUnresolved:
         assert self.half

@@ -251,6 +251,10 @@ CASES = {
     "a missing file": Case('open("/nowhere/rows.csv")'),
     "an error of Python with the words of a lost connection": Case('raise OSError("terminating connection")'),
 }
+OUR_OWN = {
+    "mariadb": "DROP TABLE IF EXISTS alembic_job_ledger, alembic_job_statement",
+    "postgresql": "DROP SCHEMA IF EXISTS alembic_job CASCADE",
+}
 EMPTYING = {"mariadb": "DROP TABLE IF EXISTS {}", "postgresql": "DROP TABLE IF EXISTS {} CASCADE"}
 _made: dict[str, Database] = {}
 
@@ -266,6 +270,7 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Dat
             made = request.getfixturevalue(f"{dialect}_server").new_database()
             # Without TLS, which is most of the time of a login.
             _made[dialect] = replace(made, url=made.url + ("?ssl_disabled=true" if dialect == "mariadb" else ""))
+        _made[dialect].execute(OUR_OWN[dialect])
         if tables := _made[dialect].tables():
             _made[dialect].execute(EMPTYING[dialect].format(", ".join(tables)))
         return _made[dialect]
