@@ -17,10 +17,10 @@ from .errors import (
     TargetInvalid,
 )
 from .events import counted, listed
+from .halves import Half
 from .history import History
 from .ledger import fingerprint
 from .model import Revision, VersionTable, is_own
-from .resuming import Half
 from .tables import created_by, left_by
 
 DETECT = "alembic-job baseline --detect"

@@ -10,9 +10,9 @@ from .ahead import Ahead
 from .database import DIALECTS, Database, Dialect, Session
 from .errors import RunnerError
 from .events import Emit, Event
+from .halves import Half
 from .ledger import Ledger
 from .model import Rows, State, VersionTable, is_own
-from .resuming import Half
 from .seam import Seen
 
 _READ_BACK_S = 15.0

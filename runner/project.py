@@ -47,6 +47,8 @@ from .events import (
     listed,
 )
 from .fence import Busy, Fence
+from .halves import Half, Unreadable, contradicted, forget
+from .halves import read as read_halves
 from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
@@ -59,8 +61,6 @@ from .pen import Pen
 from .place import Place
 from .planfile import PlanFile
 from .recording import Recording
-from .resuming import Half, Unreadable, contradicted, forget
-from .resuming import read as read_halves
 from .retrying import Retries
 from .seam import Environment, Seen
 from .settings import url_problem

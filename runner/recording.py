@@ -20,6 +20,7 @@ from alembic.runtime.migration import MigrationContext, MigrationStep
 from sqlalchemy import event
 
 from . import engines
+from .answers import Replayed
 from .database import Ask, Dialect, Ending, Session, driver_autocommits
 from .errors import RevisionUnresolved, RunnerError
 from .events import (
@@ -30,11 +31,12 @@ from .events import (
     StatementExecuted,
     TransactionCommitted,
 )
+from .halves import Recorded, forget
 from .ledger import Journal, fingerprint, unavailable
 from .masking import sql_literals
 from .model import Revision
 from .place import Place
-from .resuming import Progress, Recorded, Replayed, Unrecorded, forget
+from .resuming import Progress, Unrecorded
 from .statements import Kind, kind_of, savepoint_restored, savepoint_set, table_written, temporary_table
 from .stopping import Cut
 from .watching import InFlight, Reason, Watch

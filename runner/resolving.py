@@ -10,12 +10,12 @@ from alembic.runtime.migration import RevisionStep
 
 from .errors import TargetInvalid
 from .events import listed
+from .halves import Half, forget
 from .history import History
 from .job import Job, Result
 from .model import Revision, Rows
 from .place import Place
 from .project import Project
-from .resuming import Half, forget
 
 
 def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:

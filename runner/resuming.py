@@ -11,214 +11,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, Literal
 
-from .database import Ask, Dialect, Session
+from .answers import MOST_ROWS, Answer, Replayed, of_tables
+from .database import Dialect
 from .errors import RevisionUnresolved
-from .events import RecordedStatement, RevisionHalfDone, numbered
+from .events import numbered
+from .halves import COLUMNS, LAYOUT, NAMES, TABLE, Half, Recorded, about, happened, read_by
 from .masking import sql_literals
 from .model import VersionTable
-from .pen import OwnTable, Pen, Write, rows_of
+from .pen import Pen, Write, rows_of
 from .statements import Kind, first_word, objects, several, table_written
 
-LAYOUT = 1  # of the table; each row says which it was written in
-_NAME = "alembic_job_statement"
-_TYPES = {
-    "version_table": "VARCHAR(128) NOT NULL",
-    "version_schema": "VARCHAR(128) NOT NULL",
-    "revision": "VARCHAR(255) NOT NULL",
-    "number": "INTEGER NOT NULL",
-    "layout": "INTEGER NOT NULL",
-    "direction": "VARCHAR(16) NOT NULL",
-    "run_id": "VARCHAR(64) NOT NULL",
-    "sha256": "VARCHAR(64)",
-    "state": "VARCHAR(16) NOT NULL",
-    "digest": "VARCHAR(64) NOT NULL",
-    "statement": "TEXT",
-    "before_it": "TEXT",
-    "changed_it": "INTEGER",
-    "row_count": "BIGINT",
-    "last_id": "BIGINT",
-    "gave_rows": "INTEGER",
-    "answer": "TEXT",
-}
-_TABLE = OwnTable(
-    _NAME,
-    ", ".join(f"{name} {kind}" for name, kind in _TYPES.items())
-    + ", PRIMARY KEY (version_table, version_schema, revision, number)",
-)
-_NAMES = ", ".join(_TYPES)
 _LONGEST = 2000  # of a statement that is kept, in characters
 _LONGEST_BEFORE = 15000  # TEXT of MySQL has 64 KiB, of up to four bytes a character
-_MOST_ROWS = 1000  # of a query whose answer is kept
 _CALLS = ("CALL", "DO", "EXECUTE")  # they may do anything, and commit on the way
 
 How = Literal["with its transaction", "by itself", "who knows"]
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A statement as a run recorded it. ``before``: how what it is about was defined; ``changed``: and then was not."""
-
-    number: int
-    state: str
-    digest: str
-    sql: str
-    before: Mapping[str, str | None] | None = None
-    changed: bool = False
-    row_count: int = -1
-    last_id: int | None = None
-    gave_rows: bool = False
-    answer: Answer | None = None
-
-
-@dataclass(frozen=True)
-class Half:
-    """A revision that was begun, with what is recorded of it, and by which run last."""
-
-    revision: str
-    direction: str
-    run_id: str
-    sha256: str | None
-    statements: tuple[Recorded, ...]
-    reads: Mapping[int, Recorded] = field(default_factory=dict)  # by their place among the reads
-
-    def numbers(self, state: str) -> list[int]:
-        """The statements in this state."""
-        return [one.number for one in self.statements if one.state == state]
-
-    @property
-    def is_left(self) -> bool:
-        """Whether anything of it is in the database, or may be."""
-        return any(one.state != "failed" for one in self.statements)
-
-    def event(self, *, resumed: bool, now: Mapping[int, str] | None = None, sql: bool = True) -> RevisionHalfDone:
-        """What is recorded, and beside it what the revision sends ``now`` under the same number. ``sql``: show it."""
-        sent = now if now and sql else {}
-        listed = [
-            RecordedStatement(
-                statement_number=one.number, state=one.state, sql=one.sql if sql else None, now=sent.get(one.number)
-            )
-            for one in self.statements
-        ]
-        further = [
-            RecordedStatement(statement_number=number, state="new", sql=None, now=sql)
-            for number, sql in sent.items()
-            if number not in {one.number for one in self.statements}
-        ]
-        return RevisionHalfDone(
-            revision=self.revision,
-            direction=self.direction,
-            run=self.run_id,
-            statements=[*listed, *further],
-            count=len(listed),
-            resumed=resumed,
-        )
-
-    def unresolved(self, why: str) -> RevisionUnresolved:
-        """The error for what only a person can settle."""
-        resolve = f"alembic-job resolve {self.revision}"
-        return RevisionUnresolved(
-            f"{self.event(resumed=False).message} {why}",
-            hint=f"The event revision_half_done lists the statements. Complete the revision by hand, then: {resolve}"
-            f" --applied --reason TEXT; or undo what is there of it, then: {resolve} --rolled-back --reason TEXT, and"
-            " the next run starts it anew.",
-            revision=self.revision,
-        )
-
-
-class Unreadable(Exception):
-    """The table of statements cannot be relied on; the message says why."""
-
-
-def read(session: Session, tables: Iterable[str], table: VersionTable) -> dict[str, Half]:
-    """What is recorded for this version table, by revision. ``tables`` are those of the database. Raises Unreadable."""
-    name = session.dialect.own_table(_NAME)
-    return _read(session.ask, session.dialect.literal, name, table) if name in tables else {}
-
-
-def _read(
-    ask: Ask, literal: Callable[[str], str], name: str, table: VersionTable, revision: str | None = None
-) -> dict[str, Half]:
-    try:
-        where = f"version_table = {literal(table.name)} AND version_schema = {literal(table.schema or '')}"
-        if revision is not None:
-            where += f" AND revision = {literal(revision)}"
-        rows = ask(f"SELECT {_NAMES} FROM {name} WHERE {where} ORDER BY revision, number")
-        found: dict[str, Half] = {}
-        for row in rows:
-            one = dict(zip(_TYPES, row, strict=True))
-            if int(one["layout"]) > LAYOUT:
-                raise Unreadable(
-                    f"{name} is of layout {one['layout']}, from a newer alembic-job; this one knows {LAYOUT}"
-                )
-            half = found.get(one["revision"]) or Half(
-                one["revision"], one["direction"], one["run_id"], one["sha256"], ()
-            )
-            recorded = Recorded(
-                number=int(one["number"]),
-                state=_one_of(one["state"], "started", "done", "failed"),
-                digest=one["digest"],
-                sql=one["statement"] or "",
-                before=json.loads(one["before_it"]) if one["before_it"] else None,
-                changed=bool(one["changed_it"]),
-                row_count=-1 if one["row_count"] is None else int(one["row_count"]),
-                last_id=None if one["last_id"] is None else int(one["last_id"]),
-                gave_rows=bool(one["gave_rows"]),
-                answer=Answer.read(one["answer"]) if one["answer"] else None,
-            )
-            if recorded.number < 0:
-                found[half.revision] = replace(half, reads={**half.reads, recorded.number: recorded})
-            else:
-                found[half.revision] = replace(half, run_id=one["run_id"], statements=(*half.statements, recorded))
-    except Unreadable:
-        raise
-    except Exception as error:
-        raise Unreadable(f"{name} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
-    return found
-
-
-def _one_of(value: str, *allowed: str) -> str:
-    if value not in allowed:
-        raise ValueError(f"state {value!r}")
-    return value
-
-
-def contradicted(session: Session, half: Half) -> str | None:
-    """Why the record cannot be true any more: something is as it was before a statement that is recorded as done.
-
-    Somebody has undone the revision, by hand or with plain Alembic, and the record does not know.
-    """
-    last: dict[str, Recorded] = {}
-    for one in half.statements:
-        last |= dict.fromkeys(one.before or (), one)
-    for one in half.statements:
-        its = one.before if one.state == "done" and one.changed else None
-        if (
-            its
-            and all(last[what] is one for what in its)
-            and session.dialect.definitions(session.ask, _about(its)) == its
-        ):
-            return f"Statement {one.number} is recorded as done, and the database is as it was before it."
-    return None
-
-
-def _about(definitions: Iterable[str]) -> list[tuple[str, str]]:
-    return [(kind, name) for kind, _, name in (what.partition(" ") for what in definitions)]
-
-
-def forget(pen: Pen, table: VersionTable, revisions: Iterable[str]) -> None:
-    """Take out what is recorded of revisions that are settled. Raises the driver's errors."""
-    one = f"DELETE FROM {pen.name(_TABLE)} WHERE version_table = ? AND version_schema = ? AND revision = ?"
-    if writes := [(one, (table.name, table.schema or "", revision)) for revision in revisions]:
-        pen.write(_TABLE, writes)
 
 
 @dataclass
@@ -278,16 +90,16 @@ class Progress:
     def begins(self, *, again: bool) -> None:
         """Before the first statement. ``again``: this run has tried it before, and nothing of that remains."""
         if again and self._make():
-            read = _read(self.pen.ask, self._dialect.literal, self.pen.name(_TABLE), self.table, self.revision)
+            read = read_by(self.pen.ask, self._dialect.literal, self.pen.name(TABLE), self.table, self.revision)
             self.half = read.get(self.revision)
         if self.half and (failed := self.half.numbers("failed")):
-            self._write([(f"DELETE FROM {self.pen.name(_TABLE)} {_THIS}", self._key(number)) for number in failed])
+            self._write([(f"DELETE FROM {self.pen.name(TABLE)} {_THIS}", self._key(number)) for number in failed])
             self.half = replace(self.half, statements=tuple(s for s in self.half.statements if s.state != "failed"))
 
     def recorded_as_done(self) -> Collection[int]:
         """The statements of which the table says so by now; none where it cannot be read."""
         with suppress(Exception):
-            read = _read(self.pen.ask, self._dialect.literal, self.pen.name(_TABLE), self.table, self.revision)
+            read = read_by(self.pen.ask, self._dialect.literal, self.pen.name(TABLE), self.table, self.revision)
             if self.wrote and (half := read.get(self.revision)):
                 return half.numbers("done")
         return ()
@@ -301,7 +113,7 @@ class Progress:
         and go another way. The same as if it had paused there.
         """
         self._listens = None
-        if not self._dialect.DDL_COMMITS or self.given_up or not _of_tables(sql):
+        if not self._dialect.DDL_COMMITS or self.given_up or not of_tables(sql):
             return None
         self._reads += 1
         known = self.half.reads.get(-self._reads) if self.half else None
@@ -315,8 +127,8 @@ class Progress:
         mark, self._listens = self._listens, None
         if mark is None or cursor.description is None:
             return cursor
-        rows = [tuple(row) for row in cursor.fetchmany(_MOST_ROWS)]
-        if len(rows) < _MOST_ROWS:
+        rows = [tuple(row) for row in cursor.fetchmany(MOST_ROWS)]
+        if len(rows) < MOST_ROWS:
             mark.answer = Answer.of(cursor.description, rows)
         self._heard.append(mark)
         return Replayed(cursor, cursor.rowcount, cursor.lastrowid, cursor.description, rows, more=True)
@@ -368,8 +180,8 @@ class Progress:
         if mark is None or mark.how == "with its transaction" or mark.several or not answered:
             return
         with suppress(Exception):  # then it counts as begun, and is looked up
-            if not mark.before or self._dialect.definitions(self.pen.ask, _about(mark.before)) == mark.before:
-                self._write([(f"UPDATE {self.pen.name(_TABLE)} SET state = 'failed' {_THIS}", self._key(mark.number))])
+            if not mark.before or self._dialect.definitions(self.pen.ask, about(mark.before)) == mark.before:
+                self._write([(f"UPDATE {self.pen.name(TABLE)} SET state = 'failed' {_THIS}", self._key(mark.number))])
 
     def commits(self, driver: Any, *, undone: Collection[int | None] = ()) -> None:
         """The transaction is about to be committed, in the middle of the revision. ``undone``: what a rollback took."""
@@ -405,7 +217,7 @@ class Progress:
         with suppress(Exception):  # then it goes at the end of the run, or when the next one begins
             self._along(
                 driver,
-                *(f"DELETE FROM {self.pen.name(_TABLE)} WHERE {where} AND number = {number}" for number in numbers),
+                *(f"DELETE FROM {self.pen.name(TABLE)} WHERE {where} AND number = {number}" for number in numbers),
             )
 
     # --- deciding ---------------------------------------------------------------------------------
@@ -461,7 +273,7 @@ class Progress:
     # --- writing ----------------------------------------------------------------------------------
 
     def _announce(self, marks: Sequence[_Mark]) -> None:
-        insert = f"INSERT INTO {self.pen.name(_TABLE)} ({_NAMES}) VALUES ({', '.join('?' for _ in _TYPES)})"
+        insert = f"INSERT INTO {self.pen.name(TABLE)} ({NAMES}) VALUES ({', '.join('?' for _ in COLUMNS)})"
         self._write(
             [(insert, self._values(mark, "done")) for mark in self._heard]
             + [(insert, self._values(mark, "started")) for mark in marks]
@@ -472,7 +284,7 @@ class Progress:
     def _done(self, marks: Sequence[_Mark]) -> None:
         """What cannot be written stays begun, and is looked up by who goes on."""
         told = "state = 'done', changed_it = ?, row_count = ?, last_id = ?, gave_rows = ?"
-        change = f"UPDATE {self.pen.name(_TABLE)} SET {told} {_THIS}"
+        change = f"UPDATE {self.pen.name(TABLE)} SET {told} {_THIS}"
         with suppress(Exception):
             if marks:
                 self._write(
@@ -492,7 +304,7 @@ class Progress:
             )
             for mark in marks
         ]
-        return f"INSERT INTO {self.pen.name(_TABLE)} ({_NAMES}) VALUES " + ", ".join(f"({row})" for row in rows)
+        return f"INSERT INTO {self.pen.name(TABLE)} ({NAMES}) VALUES " + ", ".join(f"({row})" for row in rows)
 
     def _along(self, driver: Any, *statements: str) -> None:
         """In the migrating session, below SQLAlchemy. Raises the driver's errors, and leaves the transaction whole."""
@@ -541,11 +353,11 @@ class Progress:
         if self.given_up:
             return
         try:
-            self.pen.make(_TABLE)
+            self.pen.make(TABLE)
             if writes:
-                self.pen.write(_TABLE, writes)
+                self.pen.write(TABLE, writes)
         except Exception as error:
-            why = f"{self.pen.name(_TABLE)} cannot be written: {' '.join(str(error).split())}"
+            why = f"{self.pen.name(TABLE)} cannot be written: {' '.join(str(error).split())}"
             if self.wrote:
                 raise Unrecorded(why) from error
             self.given_up = True
@@ -561,136 +373,3 @@ def _digest(sql: str, parameters: Any) -> str:
 
 def _whole(number: Any, otherwise: Any) -> Any:
     return number if isinstance(number, int) else otherwise
-
-
-def happened(before: Mapping[str, str | None] | None, now: Mapping[str, str | None] | None, sql: str) -> bool | None:
-    """Whether a DDL statement was executed, by how that which it is about was defined before, and is now.
-
-    None where that cannot be told: when what changed has no name that the statement has, it was somebody else.
-    """
-    if before is None or now is None or set(before) != set(now):
-        return None
-    changed = {what for what in now if now[what] != before[what]}
-    if not changed:
-        return False
-    if changed != set(now):
-        return None
-    for what in changed:
-        was, is_ = before[what], now[what]
-        if is_ and "INVALID" in is_:
-            return None
-        if was is None or is_ is None:
-            continue
-        for line in _lines(was) ^ _lines(is_):
-            names = re.findall(r"`([^`]+)`", line)
-            if not any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql) for name in names):
-                return None
-    return True
-
-
-def _lines(definition: str) -> set[str]:
-    """Without the comma, which comes and goes with the line below."""
-    return {line.rstrip(",") for line in definition.splitlines()}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The rows of a query, of plain values."""
-
-    description: Sequence[tuple[str, int | None]]
-    rows: Sequence[tuple[Any, ...]]
-
-    @classmethod
-    def of(cls, description: Sequence[Sequence[Any]], rows: Sequence[tuple[Any, ...]]) -> str | None:
-        """As text; None where that is too long, or not everything can be told in it."""
-        named = [(one[0], one[1] if isinstance(one[1], int) else None) for one in description]
-        try:
-            text = json.dumps([named, [[_told(value) for value in row] for row in rows]])
-        except TypeError:
-            return None
-        return text if len(text) <= _LONGEST_BEFORE else None
-
-    @classmethod
-    def read(cls, text: str) -> Answer:
-        """Raises what is wrong with the text."""
-        named, rows = json.loads(text)
-        return cls([(name, code) for name, code in named], [tuple(_meant(value) for value in row) for row in rows])
-
-    def cursor(self, cursor: Any) -> Replayed:
-        """As the driver gives it."""
-        description = [(name, code, None, None, None, None, None) for name, code in self.description]
-        return Replayed(cursor, len(self.rows), None, description, self.rows)
-
-
-_KINDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
-    "bytes": (bytes, bytes.hex, bytes.fromhex),
-    "decimal": (Decimal, str, Decimal),
-    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),  # which is a date, too
-    "date": (date, date.isoformat, date.fromisoformat),
-    "timedelta": (
-        timedelta,
-        lambda value: str(value / timedelta(microseconds=1)),
-        lambda text: timedelta(microseconds=float(text)),
-    ),
-}
-
-
-def _told(value: Any) -> Any:
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    for name, (kind, tell, _) in _KINDS.items():
-        if type(value) is kind:
-            return {name: tell(value)}
-    raise TypeError(type(value).__name__)
-
-
-def _meant(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((name, text),) = value.items()
-    return _KINDS[name][2](text)
-
-
-def _of_tables(sql: str) -> bool:
-    """Whether a query is about what is in the database, and not about the session that asks."""
-    session = re.search(r"@|_LOCK\b|CONNECTION_ID|PROCESSLIST|\bFOR\s+UPDATE\b|LOCK\s+IN\s+SHARE", sql, re.IGNORECASE)
-    told = re.search(r"\bFROM\b|\A\s*(?:SHOW|DESC|DESCRIBE|PRAGMA)\b|LAST_INSERT_ID|\bNEXTVAL\b", sql, re.IGNORECASE)
-    return bool(told) and not session
-
-
-class Replayed:
-    """A cursor with an answer of before. ``more``: and what the real one has besides."""
-
-    def __init__(
-        self, cursor: Any, rowcount: int, lastrowid: Any, description: Any = None, rows: Iterable[Any] = (), *,
-        more: bool = False,
-    ) -> None:  # fmt: skip
-        self._cursor = cursor
-        self.rowcount = rowcount
-        self.lastrowid = lastrowid
-        self.description = description
-        self._rows = deque(rows)
-        self._more = more
-
-    def fetchone(self) -> Any:
-        """As the driver's."""
-        if self._rows:
-            return self._rows.popleft()
-        return self._cursor.fetchone() if self._more else None
-
-    def fetchmany(self, size: int | None = None) -> list[Any]:
-        """As the driver's."""
-        found: list[Any] = []
-        while len(found) < (size or 1) and (row := self.fetchone()) is not None:
-            found.append(row)
-        return found
-
-    def fetchall(self) -> list[Any]:
-        """As the driver's."""
-        kept = [*self._rows, *(self._cursor.fetchall() if self._more else ())]
-        self._rows.clear()
-        return kept
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else is the real one's."""
-        return getattr(self._cursor, name)

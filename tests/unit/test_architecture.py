@@ -26,6 +26,7 @@ url
 masking
 statements
 tables
+answers
 database.dialect
 database.mysql database.postgresql database.sqlite
 database
@@ -35,7 +36,8 @@ report watching
 schema worker wait
 screen
 keys lease pen history
-ledger resuming
+halves ledger
+resuming
 lock
 job engines host
 seam diagnosis shape ahead settling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.resuming import happened
+from runner.halves import happened
 
 BOX = (
     "CREATE TABLE `box` (\n  `id` int(11) NOT NULL,\n  `x` int(11) DEFAULT NULL,\n  PRIMARY KEY (`id`)\n) ENGINE=InnoDB"
