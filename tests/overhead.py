@@ -23,12 +23,17 @@ _TIMED = _UPGRADE.replace(
     "import time; started = time.monotonic(); command.upgrade(config, target); print(time.monotonic() - started)",
 )
 
+_BODY = """op.execute("CREATE TABLE t{0} (id INTEGER)")
+op.execute("INSERT INTO t{0} VALUES (1)")
+"""
+
 
 def main() -> None:
     """Print the table of docs/ledger.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.overhead", description=__doc__)
     parser.add_argument("--revisions", type=int, default=200)
     parser.add_argument("--times", type=int, default=3, help="how often; the best one counts")
+    parser.add_argument("--statements", action="store_true", help="a CREATE TABLE and an INSERT in each, not nothing")
     options = parser.parse_args()
     count, times = options.revisions, options.times
     print("| | plain Alembic | without the ledger | with the ledger | the ledger, per revision |")
@@ -37,7 +42,14 @@ def main() -> None:
         server = None if dialect == "sqlite" else private_server(dialect)
         try:
             with tempfile.TemporaryDirectory() as directory:
-                revisions = [Revision(f"r{n}", f"r{n - 1}" if n > 1 else None) for n in range(1, count + 1)]
+                revisions = [
+                    Revision(
+                        f"r{n}",
+                        f"r{n - 1}" if n > 1 else None,
+                        upgrade=_BODY.format(n) if options.statements else "pass",
+                    )
+                    for n in range(1, count + 1)
+                ]
                 project = make_project(Path(directory), revisions)
                 plain = min(_plain(project, _new(server, directory, f"p{n}")) for n in range(times))
                 # Turn by turn, so that what else the machine does meets both.
