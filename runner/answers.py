@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 import re
 from collections import deque
@@ -11,37 +13,84 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-MOST_ROWS = 1000  # of a query whose answer is kept
+from .statements import without_quoted
+
 _LONGEST = 15000  # in characters; TEXT of MySQL has 64 KiB, of up to four bytes a character
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows of a query, of plain values."""
+    """What came of a query: its rows; or their SHA-256, where they are many or no plain values; or the error."""
 
-    description: Sequence[tuple[str, int | None]]
-    rows: Sequence[tuple[Any, ...]]
+    description: Sequence[tuple[str, int | None]] = ()
+    rows: Sequence[tuple[Any, ...]] | None = None
+    sha256: str | None = None
+    error: Exception | None = None
 
     @classmethod
-    def of(cls, description: Sequence[Sequence[Any]], rows: Sequence[tuple[Any, ...]]) -> str | None:
-        """As text; None where that is too long, or not everything can be told in it."""
-        named = [(one[0], one[1] if isinstance(one[1], int) else None) for one in description]
+    def of(cls, description: Sequence[Sequence[Any]], rows: Sequence[tuple[Any, ...]], room: int = _LONGEST) -> str:
+        """As text, of at most ``room`` characters or so."""
+        told, left = [], min(room, _LONGEST)
         try:
-            text = json.dumps([named, [[_told(value) for value in row] for row in rows]])
+            for row in rows:
+                told.append([_told(value) for value in row])
+                left -= len(json.dumps(told[-1]))
+                if left < 0:
+                    return json.dumps({"sha256": fingerprint_of(rows)})
         except TypeError:
+            return json.dumps({"sha256": fingerprint_of(rows)})
+        named = [(one[0], one[1] if isinstance(one[1], int) else None) for one in description]
+        return json.dumps({"columns": named, "rows": told})
+
+    @classmethod
+    def of_error(cls, error: BaseException) -> str | None:
+        """As text; None for what is no driver's, or has more than plain values."""
+        kind = type(error)
+        if not isinstance(error, Exception) or not all(type(value) in (str, int) for value in error.args):
             return None
-        return text if len(text) <= _LONGEST else None
+        return json.dumps({"error": [kind.__module__, kind.__qualname__, *error.args]})
 
     @classmethod
     def read(cls, text: str) -> Answer:
         """Raises what is wrong with the text."""
-        named, rows = json.loads(text)
-        return cls([(name, code) for name, code in named], [tuple(_meant(value) for value in row) for row in rows])
+        said = json.loads(text)
+        if "error" in said:
+            module, name, *values = said["error"]
+            kind = getattr(importlib.import_module(module), name) if module.partition(".")[0] in _DRIVERS else None
+            if kind is None or not issubclass(kind, Exception):
+                raise ValueError(name)
+            return cls(error=kind(*values))
+        if "sha256" in said:
+            return cls(sha256=said["sha256"])
+        rows = [tuple(_meant(value) for value in row) for row in said["rows"]]
+        return cls([(name, code) for name, code in said["columns"]], rows)
 
     def cursor(self, cursor: Any) -> Replayed:
         """As the driver gives it."""
         description = [(name, code, None, None, None, None, None) for name, code in self.description]
-        return Replayed(cursor, len(self.rows), None, description, self.rows)
+        return Replayed(cursor, len(self.rows or ()), None, description, self.rows or ())
+
+
+_DRIVERS = (
+    "pymysql",
+    "MySQLdb",
+    "mysql",
+    "mariadb",
+    "aiomysql",
+    "asyncmy",
+    "sqlite3",
+    "psycopg",
+    "psycopg2",
+    "sqlalchemy",
+)
+
+
+def fingerprint_of(rows: Iterable[tuple[Any, ...]]) -> str:
+    """The SHA-256 of rows of whatever values."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(repr(row).encode())
+    return found.hexdigest()
 
 
 _KINDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
@@ -74,37 +123,30 @@ def _meant(value: Any) -> Any:
 
 
 class Replayed:
-    """A cursor with an answer of before. ``more``: and what the real one has besides."""
+    """A cursor with an answer of before."""
 
     def __init__(
-        self, cursor: Any, rowcount: int, lastrowid: Any, description: Any = None, rows: Iterable[Any] = (), *,
-        more: bool = False,
-    ) -> None:  # fmt: skip
+        self, cursor: Any, rowcount: int, lastrowid: Any, description: Any = None, rows: Iterable[Any] = ()
+    ) -> None:
         self._cursor = cursor
         self.rowcount = rowcount
         self.lastrowid = lastrowid
         self.description = description
         self._rows = deque(rows)
-        self._more = more
 
     def fetchone(self) -> Any:
         """As the driver's."""
-        if self._rows:
-            return self._rows.popleft()
-        return self._cursor.fetchone() if self._more else None
+        return self._rows.popleft() if self._rows else None
 
     def fetchmany(self, size: int | None = None) -> list[Any]:
         """As the driver's."""
-        found: list[Any] = []
-        while len(found) < (size or 1) and (row := self.fetchone()) is not None:
-            found.append(row)
-        return found
+        return [self._rows.popleft() for _ in range(min(size or 1, len(self._rows)))]
 
     def fetchall(self) -> list[Any]:
         """As the driver's."""
-        kept = [*self._rows, *(self._cursor.fetchall() if self._more else ())]
+        rows = list(self._rows)
         self._rows.clear()
-        return kept
+        return rows
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the real one's."""
@@ -113,6 +155,18 @@ class Replayed:
 
 def of_tables(sql: str) -> bool:
     """Whether a query is about what is in the database, and not about the session that asks."""
-    session = re.search(r"@|_LOCK\b|CONNECTION_ID|PROCESSLIST|\bFOR\s+UPDATE\b|LOCK\s+IN\s+SHARE", sql, re.IGNORECASE)
-    told = re.search(r"\bFROM\b|\A\s*(?:SHOW|DESC|DESCRIBE|PRAGMA)\b|LAST_INSERT_ID|\bNEXTVAL\b", sql, re.IGNORECASE)
-    return bool(told) and not session
+    bare = without_quoted(sql)
+    told = re.search(r"\bFROM\b|\A\W*(?:SHOW|DESC|DESCRIBE|PRAGMA)\b|LAST_INSERT_ID|\bNEXTVAL\b", bare, re.IGNORECASE)
+    return bool(told) and not _SESSION.search(bare)
+
+
+def brings_into_session(sql: str) -> bool:
+    """Whether this takes what is in the database into a variable or a temporary table."""
+    return re.search(r"\b(?:SELECT|FROM)\b", without_quoted(sql), re.IGNORECASE) is not None
+
+
+_SESSION = re.compile(
+    r"(?<![\w.])@@?\w|\b(?:GET|RELEASE|IS_FREE|IS_USED)_LOCK\s*\(|\bCONNECTION_ID\s*\(|\bPROCESSLIST\b"
+    r"|\bpg_backend_pid\b|\bpg_(?:try_)?advisory",
+    re.IGNORECASE,
+)

@@ -245,6 +245,8 @@ class Project:
             place.tables = session.tables()
             place.ledger = self._ledger(session, place.tables)
             self._read_halves(place, session)
+            if place.halves and session.dialect.holder(session.ask, session.lock_name()):
+                place.halves = {}  # what another run is just about to do is not half done
         for trouble in filter(None, (place.ledger.trouble, place.unreadable)):
             place.emit(unavailable(trouble))
 
@@ -494,6 +496,8 @@ class Project:
         """Why a run with these steps does not go on behind what was done of a revision; None when it does."""
         if self.job.settings.resume == "off":
             return "ALEMBIC_JOB_RESUME is off."
+        if trouble := next((place.ledger.trouble for place in self.places if place.ledger.trouble), None):
+            return f"{trouble}."
         return diagnosis.not_resumed(self.history, half, steps, direction)
 
     def read_halves(self, turn: Turn) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import event
 from . import engines
 from .answers import Replayed
 from .database import Ask, Dialect, Ending, Session, driver_autocommits
-from .errors import RevisionUnresolved, RunnerError
+from .errors import DatabaseUnreachable, RevisionUnresolved, RunnerError
 from .events import (
     DurableStatement,
     RevisionExecuted,
@@ -31,13 +31,22 @@ from .events import (
     StatementExecuted,
     TransactionCommitted,
 )
-from .halves import Recorded, forget
+from .halves import Recorded, Unreadable, forget
 from .ledger import Journal, fingerprint, unavailable
 from .masking import sql_literals
 from .model import Revision
 from .place import Place
 from .resuming import Progress, Unrecorded
-from .statements import Kind, kind_of, savepoint_restored, savepoint_set, table_written, temporary_table
+from .statements import (
+    Kind,
+    dropped,
+    first_word,
+    kind_of,
+    savepoint_restored,
+    savepoint_set,
+    table_written,
+    temporary_table,
+)
 from .stopping import Cut
 from .watching import InFlight, Reason, Watch
 
@@ -237,6 +246,9 @@ class Recording:
             statement = self._in_flight
             if statement and statement.recorded:
                 recorded = statement.recorded
+                if recorded.answer and recorded.answer.error:
+                    statement.error = recorded.answer.error
+                    raise recorded.answer.error
                 if recorded.answer:
                     context.cursor = recorded.answer.cursor(cursor)
                 else:
@@ -244,13 +256,23 @@ class Recording:
                 return
             try:
                 execute(*arguments)
-                if statement and statement.kind == "read" and statement.progress:
-                    context.cursor = statement.progress.heard(cursor)
             except BaseException as error:
+                if statement and statement.kind == "read" and statement.progress:
+                    statement.progress.refused(error)
                 self._after_failure(error, context)
                 raise
+            if statement and statement.kind == "read" and statement.progress:
+                self._hear(statement.progress, cursor, context)
 
         return executing
+
+    def _hear(self, progress: Progress, cursor: Any, context: Any) -> None:
+        def hear() -> None:
+            context.cursor = progress.heard(cursor, streams=bool(getattr(context, "_is_server_side", False)))
+
+        if self.flight:
+            with self._watch.our_code():
+                self._or_stop(self.flight, hear)
 
     @property
     def _in_flight(self) -> Statement | None:
@@ -313,7 +335,10 @@ class Recording:
         )
         again = (revision.revision, direction) in self._begun
         self._begun.add((revision.revision, direction))
-        progress.begins(again=again)
+        try:
+            progress.begins(again=again)
+        except (Unrecorded, Unreadable) as error:
+            raise DatabaseUnreachable(f"{error}.", hint="Run again when it can be.") from error
         return progress
 
     def end(self) -> None:
@@ -420,14 +445,17 @@ class Recording:
                 with self._watch.our_code():
                     self.flight.progress.settled(self._migrating)
 
-    def _before_statement(self, connection: Any, cursor: Any, sql: str, parameters: Any, *_: Any) -> None:
+    def _before_statement(self, connection: Any, cursor: Any, sql: str, parameters: Any, _: Any, many: bool) -> None:
         if not (self._inside and self.flight):
             return
         with self._watch.our_code():
             statement = self._noted(self.flight, connection, sql)
-            self._look_up(self.flight, statement, connection, parameters)
+            self._look_up(self.flight, statement, connection, parameters, many=many)
             if statement.recorded:
                 return
+            if over := self._watch.over:  # which hits code between quick statements by chance only
+                self._watch.has_cut = True
+                raise Cut(over.said)
             driver = _driver_connection(connection.connection)
             if statement.kind in ("dml", "ddl", "commit") and (
                 self.dialect.DDL_COMMITS or self._lasts(statement.kind, driver)
@@ -450,6 +478,8 @@ class Recording:
         kind = kind_of(sql)
         if kind == "dml" and table_written(sql) in self._temporary:
             kind = "session"
+        if kind == "ddl" and (gone := dropped(sql)) and gone <= self._temporary:
+            kind = "session"
         number = flight.count + 1 if kind not in ("read", "session") else None
         driver = _driver_connection(connection.connection)
         if self._is_migrating(connection) and driver_autocommits(driver) != self._autocommits:
@@ -460,22 +490,26 @@ class Recording:
         flight.statements.append(Statement(number, kind, sql, time.monotonic(), aborted))
         return flight.statements[-1]
 
-    def _look_up(self, flight: Flight, statement: Statement, connection: Any, parameters: Any) -> None:
+    def _look_up(self, flight: Flight, statement: Statement, connection: Any, parameters: Any, *, many: bool) -> None:
         """Whether an earlier run has executed this statement already."""
         progress, number = flight.progress, statement.number
         if progress is None or not self._is_migrating(connection):
             return
         statement.progress = progress
-        if statement.kind == "read":
-            statement.recorded = progress.before_read(statement.sql, parameters)
-        if number is None:
-            return
         if statement.kind == "commit" and not statement.aborted:
             self._record_before_commit()
         driver = _driver_connection(connection.connection)
 
         def look_up() -> None:
-            statement.recorded = progress.before(number, statement.kind, statement.sql, parameters, driver)
+            if statement.kind == "read":
+                statement.recorded = progress.before_read(statement.sql, parameters)
+            elif number is None:
+                progress.before_session(statement.sql)
+                progress.goes_elsewhere(statement.sql)
+            else:
+                statement.recorded = progress.before(
+                    number, statement.kind, statement.sql, parameters, driver, many=many
+                )
 
         self._or_stop(flight, look_up)
 
@@ -486,6 +520,8 @@ class Recording:
                 do()
         except (RevisionUnresolved, Unrecorded) as error:
             flight.stopped = error
+            if isinstance(error, Unrecorded) and self.dialect.gave_way(error.orig):
+                self._transaction_ended("rollback")
         if flight.stopped:
             raise Cut(str(flight.stopped)) from flight.stopped
 
@@ -509,7 +545,9 @@ class Recording:
             self._watch.back_in_their_code()
             return
         if temporary := temporary_table(sql):
-            self._temporary.add(temporary)
+            (self._temporary.discard if first_word(sql) == "DROP" else self._temporary.add)(temporary)
+        elif statement.kind == "session" and first_word(sql) == "DROP":
+            self._temporary -= dropped(sql)
         if savepoint := savepoint_restored(sql):
             self._back_to(savepoint, self.flight)
         gives_rows = cursor.description is not None

@@ -14,6 +14,7 @@ from .halves import Half, forget
 from .history import History
 from .job import Job, Result
 from .model import Revision, Rows
+from .pen import Pen
 from .place import Place
 from .project import Project
 
@@ -39,10 +40,10 @@ def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
             return Result("resolved", hint=f"There was nothing to settle: {state}.")
         if there == applied:
             assert half
-            journal = project.journals(turn)[place]
-            journal.begins(revision, half.direction, None)
-            journal.ended(revision.revision, "committed" if applied else "rolled_back")
-            journal.flush()
+            if journal := project.journals(turn).get(place):  # the ledger may be out of order
+                journal.begins(revision, half.direction, None)
+                journal.ended(revision.revision, "committed" if applied else "rolled_back")
+                journal.flush()
         else:
             steps_from = functools.partial(_step, project, revision, half, applied=applied)
             place.halves = {}  # so that nothing of it is expected to be sent
@@ -50,7 +51,8 @@ def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
             if project.contains(place.rows, revision.revision) != applied:
                 raise project.not_reached(place, (revision.revision,))
         if half:
-            forget(project.journals(turn)[place].pen, place.table, [revision.revision])
+            assert place.database
+            forget(Pen(place.database, turn[place].session), place.table, [revision.revision])
     return Result("resolved", hint=f"Settled: {state}. 'alembic-job runs' has the record.")
 
 

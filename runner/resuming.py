@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from .answers import MOST_ROWS, Answer, Replayed, of_tables
+from .answers import Answer, Replayed, brings_into_session, fingerprint_of, of_tables
 from .database import Dialect
 from .errors import RevisionUnresolved
 from .events import numbered
@@ -28,6 +28,8 @@ from .statements import Kind, first_word, objects, several, table_written
 
 _LONGEST = 2000  # of a statement that is kept, in characters
 _LONGEST_BEFORE = 15000  # TEXT of MySQL has 64 KiB, of up to four bytes a character
+_ROOM = 1_000_000  # for all answers of a revision, in characters; then only their SHA-256 is kept
+_PACKET = 200_000  # of one INSERT, in characters: servers have a limit, of 1 MiB at least
 _CALLS = ("CALL", "DO", "EXECUTE")  # they may do anything, and commit on the way
 
 How = Literal["with its transaction", "by itself", "who knows"]
@@ -41,7 +43,7 @@ class _Mark:
     how: How
     digest: str
     sql: str
-    several: bool
+    many: bool = False  # several statements, or one several times: it may fail half-way
     before: Mapping[str, str | None] | None = None
     changed: bool = False
     row_count: int = -1
@@ -51,7 +53,11 @@ class _Mark:
 
 
 class Unrecorded(Exception):
-    """A statement could not be recorded, so it was not sent; the message says why."""
+    """A statement could not be recorded, so nothing goes on. ``orig``: why, as the driver said it."""
+
+    def __init__(self, why: str, orig: Exception) -> None:
+        super().__init__(why)
+        self.orig = orig
 
 
 @dataclass
@@ -71,8 +77,11 @@ class Progress:
     _numbers: set[int] = field(default_factory=set)  # what this attempt has recorded
     _now: dict[int, str] = field(default_factory=dict)
     _sent: _Mark | None = None
-    _listens: _Mark | None = None
+    _listens: _Mark | None = None  # to the answer of a query that is not recorded
+    _expects: Recorded | None = None  # the same answer as then
     _reads: int = 0
+    _room: int = _ROOM  # for answers
+    _elsewhere: bool = False  # the revision went to another database or search path
     _heard: list[_Mark] = field(default_factory=list)  # reads that no statement was recorded behind yet
     _open: list[_Mark] = field(default_factory=list)  # of a transaction that is not committed yet
     _bracket: list[_Mark] | None = None  # behind a BEGIN or LOCK TABLES of the revision's own
@@ -106,47 +115,88 @@ class Progress:
 
     # --- around a read ----------------------------------------------------------------------------
 
+    @property
+    def _resumes(self) -> bool:
+        """Whether a recorded statement is yet to come: nothing before it may go another way than it went."""
+        return self.half is not None and any(one.number not in self._now for one in self.half.statements)
+
     def before_read(self, sql: str, parameters: Any) -> Recorded | None:
-        """Before a query is sent: what to answer instead.
+        """Before a query is sent: what to answer instead. Raises RevisionUnresolved.
 
         What a revision read before its last statement that lasts, it is told again: else it would find its own work,
         and go another way. The same as if it had paused there.
         """
-        self._listens = None
-        if not self._dialect.DDL_COMMITS or self.given_up or not of_tables(sql):
+        self._listens = self._expects = None
+        if self.given_up:
+            return None
+        if not of_tables(sql):
+            self.before_session(sql)
             return None
         self._reads += 1
         known = self.half.reads.get(-self._reads) if self.half else None
         digest = _digest(sql, parameters)
+        if self._resumes and (known is None or known.digest != digest):
+            raise self._stopped(f"A query is another one now: {sql_literals(sql)[:200]}.")
         if known is None:
-            self._listens = _Mark(-self._reads, "by itself", digest, sql_literals(sql)[:_LONGEST], several=False)
-        return known if known and known.answer and known.digest == digest else None
+            self._listens = _Mark(-self._reads, "by itself", digest, sql_literals(sql)[:_LONGEST])
+        elif known.answer and known.answer.sha256 is None:
+            return known
+        elif self._resumes:
+            self._expects = known
+        return None
 
-    def heard(self, cursor: Any) -> Any:
-        """The cursor with the answer, which is kept if it is short and of plain values."""
+    def before_session(self, sql: str) -> None:
+        """What a variable or a temporary table was filled with, nobody kept. Raises RevisionUnresolved."""
+        if self._resumes and brings_into_session(sql):
+            raise self._stopped(f"What this took out of the database, nobody kept: {sql_literals(sql)[:200]}.")
+
+    def heard(self, cursor: Any, *, streams: bool) -> Any:
+        """The cursor with the answer. ``streams``: it is not all here. Raises RevisionUnresolved."""
         mark, self._listens = self._listens, None
-        if mark is None or cursor.description is None:
+        expects, self._expects = self._expects, None
+        if (mark is None and expects is None) or cursor.description is None:
             return cursor
-        rows = [tuple(row) for row in cursor.fetchmany(MOST_ROWS)]
-        if len(rows) < MOST_ROWS:
-            mark.answer = Answer.of(cursor.description, rows)
-        self._heard.append(mark)
-        return Replayed(cursor, cursor.rowcount, cursor.lastrowid, cursor.description, rows, more=True)
+        if streams or not self._dialect.DDL_COMMITS:  # there, hardly a revision is ever gone on with
+            if expects:
+                raise self._stopped(f"What a query was answered, nobody kept: {expects.sql[:200]}.")
+            if mark:
+                self._heard.append(mark)
+            return cursor
+        rows = [tuple(row) for row in cursor.fetchall()]
+        if expects and (expects.answer is None or expects.answer.sha256 != fingerprint_of(rows)):
+            raise self._stopped(f"A query with a long answer has another one now: {expects.sql[:200]}.")
+        if mark:
+            mark.answer = Answer.of(cursor.description, rows, self._room)
+            self._room -= len(mark.answer)
+            self._heard.append(mark)
+        return Replayed(cursor, cursor.rowcount, getattr(cursor, "lastrowid", None), cursor.description, rows)
+
+    def refused(self, error: BaseException) -> None:
+        """A query failed, as the question for a table that is not there does."""
+        mark, self._listens = self._listens, None
+        if mark and (answer := Answer.of_error(error)):
+            mark.answer = answer
+            self._heard.append(mark)
 
     # --- around a statement -----------------------------------------------------------------------
 
-    def before(self, number: int, kind: Kind, sql: str, parameters: Any, driver: Any) -> Recorded | None:
+    def before(
+        self, number: int, kind: Kind, sql: str, parameters: Any, driver: Any, *, many: bool = False
+    ) -> Recorded | None:
         """Before a statement is sent: what to answer instead of sending it. Raises RevisionUnresolved, Unrecorded."""
         self._sent = None
         if kind not in ("dml", "ddl") or self.given_up:
             return None
         self._now[number] = sql_literals(sql)[:_LONGEST]
-        mark = _Mark(number, self._how(kind, sql, driver), _digest(sql, parameters), self._now[number], several(sql))
+        mark = _Mark(
+            number, self._how(kind, sql, driver), _digest(sql, parameters), self._now[number], many or several(sql)
+        )
         known = next((one for one in self.half.statements if one.number == number), None) if self.half else None
         if known and self._is_there(known, mark, sql):
             return known
         if mark.how != "with its transaction":
-            mark.before = self._definitions(sql) if kind == "ddl" else None
+            mark.before = self._definitions(sql) if kind == "ddl" and not self._elsewhere else None
+            self._tell_reads(driver)
             self._announce([mark] if known is None else [])
         self._sent = mark
         return None
@@ -162,7 +212,7 @@ class Progress:
         if mark is None:
             return
         mark.row_count, mark.last_id = _whole(cursor.rowcount, -1), _whole(getattr(cursor, "lastrowid", None), None)
-        mark.gave_rows = cursor.description is not None
+        mark.gave_rows = kind == "dml" and cursor.description is not None
         if mark.how == "by itself":
             mark.changed = mark.before is not None and self._definitions(sql) != mark.before
             self._done([mark])
@@ -177,7 +227,7 @@ class Progress:
     def failed(self, *, answered: bool) -> None:
         """It failed. It may have been executed all the same: without an answer, or as an index that is left invalid."""
         mark, self._sent = self._sent, None
-        if mark is None or mark.how == "with its transaction" or mark.several or not answered:
+        if mark is None or mark.how == "with its transaction" or mark.many or not answered:
             return
         with suppress(Exception):  # then it counts as begun, and is looked up
             if not mark.before or self._dialect.definitions(self.pen.ask, about(mark.before)) == mark.before:
@@ -191,13 +241,23 @@ class Progress:
         try:
             if not self._make():
                 return
-            self._along(driver, self._insertion([*self._heard, *marks]))
+            self._along(driver, *self._insertions([*self._heard, *marks]))
             self._numbers |= {mark.number for mark in (*self._heard, *marks)}
             self._heard = []
-        except Exception as error:  # a role that may not, say: then they are begun, and nobody knows more
+        except Exception as error:
+            if self._dialect.gave_way(error):  # a deadlock, an abort in a cluster: the transaction may be gone
+                raise Unrecorded(self._unwritten(error), error) from error
             refusal = self._dialect.classify(error)
             if not (refusal and refusal.connection_lost):  # which took the transaction with it
-                self._announce(marks)
+                self._announce(marks)  # a role that may not, say: then they are begun, and nobody knows more
+
+    def _tell_reads(self, driver: Any) -> None:
+        """In the open transaction, which the next statement commits: what was read in one that is lost goes with it."""
+        if self._heard and not self._dialect.ONE_WRITER and self._make():
+            with suppress(Exception):  # then they are written with that statement
+                self._along(driver, *self._insertions(self._heard))
+                self._numbers |= {mark.number for mark in self._heard}
+                self._heard = []
 
     def ends(self) -> None:
         """The revision came to its end. Raises RevisionUnresolved when it sent less than what is recorded."""
@@ -222,8 +282,13 @@ class Progress:
 
     # --- deciding ---------------------------------------------------------------------------------
 
+    def goes_elsewhere(self, sql: str) -> None:
+        """After ``USE`` or another search path, names mean something else than on the runner's own connection."""
+        self._elsewhere = self._elsewhere or first_word(sql) == "USE" or "search_path" in sql.lower()
+
     def _how(self, kind: Kind, sql: str, driver: Any) -> How:
-        if kind == "dml" and (self._bracket is not None or first_word(sql) in _CALLS):
+        unclear = self._bracket is not None or self._elsewhere or first_word(sql) in _CALLS or several(sql)
+        if kind == "dml" and unclear:
             return "who knows"
         if not self._dialect.joins(kind, driver):
             return "by itself"
@@ -294,17 +359,18 @@ class Progress:
                     ]
                 )
 
-    def _insertion(self, marks: Sequence[_Mark]) -> str:
-        """With nothing in it that a driver, or a setting of the session, would interpret."""
-        literal = self._dialect.literal
-        rows = [
-            ", ".join(
+    def _insertions(self, marks: Sequence[_Mark]) -> Iterator[str]:
+        """With nothing in them that a driver, or a setting of the session, would interpret."""
+        literal, rows = self._dialect.literal, list[str]()
+        for mark in marks:
+            values = (
                 "NULL" if value is None else str(value) if isinstance(value, int) else literal(value)
                 for value in self._values(mark, "done")
             )
-            for mark in marks
-        ]
-        return f"INSERT INTO {self.pen.name(TABLE)} ({NAMES}) VALUES " + ", ".join(f"({row})" for row in rows)
+            rows.append(f"({', '.join(values)})")
+            if mark is marks[-1] or sum(map(len, rows)) > _PACKET:
+                yield f"INSERT INTO {self.pen.name(TABLE)} ({NAMES}) VALUES {', '.join(rows)}"
+                rows = []
 
     def _along(self, driver: Any, *statements: str) -> None:
         """In the migrating session, below SQLAlchemy. Raises the driver's errors, and leaves the transaction whole."""
@@ -357,11 +423,14 @@ class Progress:
             if writes:
                 self.pen.write(TABLE, writes)
         except Exception as error:
-            why = f"{self.pen.name(TABLE)} cannot be written: {' '.join(str(error).split())}"
+            why = self._unwritten(error)
             if self.wrote:
-                raise Unrecorded(why) from error
+                raise Unrecorded(why, error) from error
             self.given_up = True
             self.warn(why)
+
+    def _unwritten(self, error: Exception) -> str:
+        return f"{self.pen.name(TABLE)} cannot be written: {' '.join(str(error).split())}"
 
 
 _THIS = "WHERE version_table = ? AND version_schema = ? AND revision = ? AND number = ?"

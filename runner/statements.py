@@ -55,6 +55,8 @@ _RENAMED = re.compile(
     rf"\s*RENAME\s+(?:TO\s+|AS\s+)?(?!COLUMN|INDEX|KEY|CONSTRAINT)(?P<name>{_NAME})\s*;?\s*\Z", re.IGNORECASE
 )
 _FILLS = re.compile(r"\bSELECT\b", re.IGNORECASE)
+_ASKS = re.compile(r"PRAGMA\s+(?:\S+\.)?\w+_(?:x?info|list|check)\b", re.IGNORECASE)
+_UNSEEN = re.compile(r"\b(?:EXCHANGE|DISCARD|IMPORT)\b", re.IGNORECASE)  # leave definitions as they are
 _QUOTED = re.compile(r"""`[^`]*`|"[^"]*"|'[^']*'""")
 
 
@@ -71,7 +73,9 @@ def kind_of(sql: str) -> Kind:
     """
     word = first_word(sql)
     kind = _KINDS.get(word, "ddl")
-    if word == "WITH":
+    if word == "PRAGMA" and _ASKS.match(sql, _start(sql)):
+        kind = "read"
+    elif word == "WITH":
         kind = "dml" if _WRITES.search(sql, _start(sql)) else "read"
     elif _BACK_TO.match(sql, _start(sql)) or temporary_table(sql):
         kind = "session"
@@ -83,7 +87,7 @@ def kind_of(sql: str) -> Kind:
 
 def several(sql: str) -> bool:
     """Whether there may be more than one statement in this text."""
-    return ";" in _bare(sql_literals(sql)).rstrip().rstrip(";")
+    return ";" in without_quoted(sql).rstrip().rstrip(";")
 
 
 def temporary_table(sql: str) -> str | None:
@@ -113,11 +117,14 @@ def objects(sql: str) -> list[tuple[str, str]] | None:
     """
     text = sql[_start(sql) :]
     if (renames := _RENAMES.match(text)) and not several(text):
-        return [("TABLE", name) for name in re.findall(_NAME, re.sub(r"(?i)\sTO\s", " , ", renames["names"]))]
+        names = re.findall(_NAME, re.sub(r"(?i)\sTO\s", " , ", renames["names"]))
+        # Tables that change places may look afterwards as they did before.
+        return None if set(names[::2]) == set(names[1::2]) else [("TABLE", name) for name in names]
     about = _ABOUT.match(text)
     if (
         about is None
         or several(text)
+        or _UNSEEN.search(_bare(about["rest"]))
         or (about["kind"].upper() == "TABLE" and text[:1] in "cC" and _FILLS.search(_bare(about["rest"])))
     ):
         return None  # a table that is made and filled is not made and filled at once
@@ -130,11 +137,22 @@ def objects(sql: str) -> list[tuple[str, str]] | None:
     return found
 
 
+def dropped(sql: str) -> set[str]:
+    """The tables that a plain DROP TABLE drops."""
+    about = objects(sql) if first_word(sql) == "DROP" else None
+    return {name.rpartition(".")[2].strip('`"[] ').lower() for kind, name in about or () if kind == "TABLE"}
+
+
 def _named(pattern: re.Pattern[str], sql: str, *, whole: bool = False) -> str | None:
     match = pattern.match(sql, _start(sql))
     if match and whole:
         return match["name"].rstrip(";")
     return match["name"].rpartition(".")[2].strip('`"[];').lower() if match else None
+
+
+def without_quoted(sql: str) -> str:
+    """Without literals and quoted names."""
+    return _bare(sql_literals(sql))
 
 
 def _bare(sql: str) -> str:

@@ -41,11 +41,15 @@ def left_by(sources: Sequence[tuple[str, str]]) -> dict[str, str]:
     return there
 
 
-@functools.cache
 def created_by(path: str) -> Creates:
     """What the ``upgrade`` of this file creates; nothing for a file that cannot be read."""
+    return _created_by(Path(path).absolute())
+
+
+@functools.cache
+def _created_by(path: Path) -> Creates:
     try:
-        tree = ast.parse(Path(path).read_text())
+        tree = ast.parse(path.read_text())
     except (OSError, SyntaxError, ValueError):
         return Creates()
     upgrade = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "upgrade"), None)

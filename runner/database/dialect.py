@@ -265,7 +265,13 @@ def unquoted(name: str) -> str:
 def driver_autocommits(connection: Any) -> bool:
     """The autocommit state of a DBAPI connection, as the common drivers tell it."""
     ask = getattr(connection, "get_autocommit", None)  # PyMySQL, mysqlclient, aiomysql
-    return bool(ask() if callable(ask) else getattr(connection, "autocommit", False))
+    if callable(ask):
+        return bool(ask())
+    told = getattr(connection, "autocommit", None)
+    if isinstance(told, bool):
+        return told
+    # sqlite3; since Python 3.12 it has an attribute "autocommit", too, which most of the time says to look here (-1).
+    return getattr(connection, "isolation_level", "") is None
 
 
 # The packages whose errors SQLAlchemy passes on as ``orig``, or that a revision may use by itself.

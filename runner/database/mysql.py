@@ -436,12 +436,13 @@ def joins(kind: str, connection: Any) -> bool:
 
 
 def lasts_at_once(ask: Ask, table: str) -> bool:
-    """MyISAM, Aria and MEMORY know no transactions."""
+    """MyISAM, Aria and MEMORY know no transactions, say."""
     schema, _, name = table.rpartition(".")
     where = f"TABLE_SCHEMA = {literal(unquoted(schema))}" if schema else "TABLE_SCHEMA = DATABASE()"
     where += f" AND TABLE_NAME = {literal(unquoted(name))}"
-    found = ask(f"SELECT ENGINE FROM information_schema.TABLES WHERE {where}")  # noqa: S608
-    return bool(found) and str(found[0][0]).lower() not in ("innodb", "rocksdb", "ndbcluster", "none")
+    tables = "information_schema.TABLES NATURAL JOIN information_schema.ENGINES"
+    found = ask(f"SELECT TRANSACTIONS FROM {tables} WHERE {where}")  # noqa: S608
+    return bool(found) and str(found[0][0]).upper() != "YES"
 
 
 _SHOWN = {"TABLE": "TABLE", "VIEW": "TABLE", "SEQUENCE": "TABLE"} | {

@@ -251,7 +251,8 @@ def make_own_table(connection: Any, name: str, columns: str) -> None:
     """On whatever connection, also below an asynchronous one."""
     cursor = connection.cursor()
     try:
-        cursor.execute(f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns})")
+        # Else the revision's next last_insert_rowid() would be of a row of ours.
+        cursor.execute(f"CREATE TABLE IF NOT EXISTS {own_table(name)} ({columns}) WITHOUT ROWID")
         cursor.execute(f"PRAGMA table_info({own_table(name)})")
         for column in lacking(columns, {str(row[1]) for row in cursor.fetchall()}):
             cursor.execute(f"ALTER TABLE {own_table(name)} ADD COLUMN {column}")

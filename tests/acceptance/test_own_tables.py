@@ -100,11 +100,12 @@ def test_a_revision_that_would_drop_it_is_refused(tmp_path: Path, database: Data
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_revision_that_drops_all_that_there_is_costs_the_ledger_and_not_the_run(
+def test_a_revision_that_drops_all_that_there_is_costs_rows_of_the_ledger_and_not_the_run(
     tmp_path: Path, database: Database, run_job: Run
 ) -> None:
     everything = 'op.execute("DROP TABLE " + "alembic_job_" + "ledger")'
     project = make_project(tmp_path, [*linear(1), Revision("r2", "r1", everything), Revision("r3", "r2")])
     result = run_job("upgrade", cwd=project.path, env={URL: database.url})
     assert (result.exit_code, result.finished["count"]) == (0, 3), result.stdout
-    assert len(result.of("ledger_unavailable")) == 1
+    assert result.of("ledger_unavailable") == []
+    assert [row for (row,) in database.query("SELECT revision FROM alembic_job_ledger")] == ["r3"]

@@ -290,8 +290,8 @@ def test_ddl_in_doubt_is_looked_up(
 
 
 def _raising_after(before: Callable[..., Any], number: int) -> Callable[..., Any]:
-    def raising(self: Progress, sent: int, *arguments: Any) -> Any:
-        found = before(self, sent, *arguments)
+    def raising(self: Progress, sent: int, *arguments: Any, **named: Any) -> Any:
+        found = before(self, sent, *arguments, **named)
         if sent == number:
             raise RuntimeError("killed here")
         return found
