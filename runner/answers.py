@@ -161,10 +161,13 @@ def of_tables(sql: str) -> bool:
 
 
 def brings_into_session(sql: str) -> bool:
-    """Whether this takes what is in the database into a variable or a temporary table."""
-    return re.search(r"\b(?:SELECT|FROM)\b", without_quoted(sql), re.IGNORECASE) is not None
+    """Whether this takes what is in tables into a variable or a temporary table."""
+    bare = without_quoted(sql)
+    takes = re.search(r":=|\bINTO\b" if _SELECT.match(bare) else r"\bSELECT\b", bare, re.IGNORECASE)
+    return takes is not None and re.search(r"\bFROM\b", bare, re.IGNORECASE) is not None
 
 
+_SELECT = re.compile(r"\W*SELECT\b", re.IGNORECASE)
 _SESSION = re.compile(
     r"(?<![\w.])@@?\w|\b(?:GET|RELEASE|IS_FREE|IS_USED)_LOCK\s*\(|\bCONNECTION_ID\s*\(|\bPROCESSLIST\b"
     r"|\bpg_backend_pid\b|\bpg_(?:try_)?advisory",
