@@ -8,6 +8,7 @@ from typing import Any
 
 from .database import Database, Dialect, Session
 
+_BUSY_S = 2.0
 Write = tuple[str, Sequence[Any]]  # a statement with "?" for each value
 
 
@@ -80,7 +81,8 @@ class Pen:
             session.close()
 
     def _anew(self, table: OwnTable, writes: Sequence[Write]) -> None:
-        session = self._database.connect()
+        # Where one writes at a time, for so long at most: a revision that was cut short may not have let go yet.
+        session = self._database.connect(_BUSY_S if self.dialect.ONE_WRITER else None)
         try:
             self._on(session.connection, table, writes)
         finally:
