@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 from .answers import Answer
 from .database import Ask, Session
@@ -134,37 +135,45 @@ def read_by(
         if revision is not None:
             where += f" AND revision = {literal(revision)}"
         rows = ask(f"SELECT {NAMES} FROM {name} WHERE {where} ORDER BY revision, number")
-        found: dict[str, Half] = {}
+        by_revision: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             one = dict(zip(COLUMNS, row, strict=True))
-            if int(one["layout"]) > LAYOUT:
-                raise Unreadable(
-                    f"{name} is of layout {one['layout']}, from a newer alembic-job; this one knows {LAYOUT}"
-                )
-            half = found.get(one["revision"]) or Half(
-                one["revision"], one["direction"], one["run_id"], one["sha256"], ()
-            )
-            recorded = Recorded(
-                number=int(one["number"]),
-                state=_one_of(one["state"], "started", "done", "failed"),
-                digest=one["digest"],
-                sql=one["statement"] or "",
-                before=json.loads(one["before_it"]) if one["before_it"] else None,
-                changed=bool(one["changed_it"]),
-                row_count=-1 if one["row_count"] is None else int(one["row_count"]),
-                last_id=None if one["last_id"] is None else int(one["last_id"]),
-                gave_rows=bool(one["gave_rows"]),
-                answer=Answer.read(one["answer"]) if one["answer"] else None,
-            )
-            if recorded.number < 0:
-                found[half.revision] = replace(half, reads={**half.reads, recorded.number: recorded})
-            else:
-                found[half.revision] = replace(half, run_id=one["run_id"], statements=(*half.statements, recorded))
+            by_revision.setdefault(one["revision"], []).append(one)
+        return {revision: _half(revision, ones) for revision, ones in by_revision.items()}
     except Unreadable:
         raise
     except Exception as error:
         raise Unreadable(f"{name} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
-    return found
+
+
+def _half(revision: str, rows: list[dict[str, Any]]) -> Half:
+    newest = max(int(row["layout"]) for row in rows)
+    if newest > LAYOUT:
+        raise Unreadable(f"{_NAME} is of layout {newest}, from a newer alembic-job; this one knows {LAYOUT}")
+    recorded, last = [_recorded(row) for row in rows], rows[-1]
+    return Half(
+        revision,
+        last["direction"],
+        last["run_id"],
+        last["sha256"],
+        tuple(one for one in recorded if one.number > 0),
+        {one.number: one for one in recorded if one.number < 0},
+    )
+
+
+def _recorded(row: Mapping[str, Any]) -> Recorded:
+    return Recorded(
+        number=int(row["number"]),
+        state=_one_of(row["state"], "started", "done", "failed"),
+        digest=row["digest"],
+        sql=row["statement"] or "",
+        before=json.loads(row["before_it"]) if row["before_it"] else None,
+        changed=bool(row["changed_it"]),
+        row_count=-1 if row["row_count"] is None else int(row["row_count"]),
+        last_id=None if row["last_id"] is None else int(row["last_id"]),
+        gave_rows=bool(row["gave_rows"]),
+        answer=Answer.read(row["answer"]) if row["answer"] else None,
+    )
 
 
 def _one_of(value: str, *allowed: str) -> str:

@@ -74,6 +74,8 @@ class Progress:
     tells_sql: bool
     half: Half | None = None  # what an earlier run, or an earlier attempt of this one, recorded
     given_up: bool = False  # nothing is recorded
+    _known: dict[int, Recorded] = field(default_factory=dict)  # the statements of ``half``
+    _ahead: set[int] = field(default_factory=set)  # those that this attempt has yet to come to
     _numbers: set[int] = field(default_factory=set)  # what this attempt has recorded
     _now: dict[int, str] = field(default_factory=dict)
     _sent: _Mark | None = None
@@ -99,26 +101,30 @@ class Progress:
     def begins(self, *, again: bool) -> None:
         """Before the first statement. ``again``: this run has tried it before, and nothing of that remains."""
         if again and self._make():
-            read = read_by(self.pen.ask, self._dialect.literal, self.pen.name(TABLE), self.table, self.revision)
-            self.half = read.get(self.revision)
+            self.half = self._read()
         if self.half and (failed := self.half.numbers("failed")):
             self._write([(f"DELETE FROM {self.pen.name(TABLE)} {_THIS}", self._key(number)) for number in failed])
             self.half = replace(self.half, statements=tuple(s for s in self.half.statements if s.state != "failed"))
+        self._known = {one.number: one for one in self.half.statements} if self.half else {}
+        self._ahead = set(self._known)
 
     def recorded_as_done(self) -> Collection[int]:
         """The statements of which the table says so by now; none where it cannot be read."""
         with suppress(Exception):
-            read = read_by(self.pen.ask, self._dialect.literal, self.pen.name(TABLE), self.table, self.revision)
-            if self.wrote and (half := read.get(self.revision)):
+            if self.wrote and (half := self._read()):
                 return half.numbers("done")
         return ()
+
+    def _read(self) -> Half | None:
+        name = self.pen.name(TABLE)
+        return read_by(self.pen.ask, self._dialect.literal, name, self.table, self.revision).get(self.revision)
 
     # --- around a read ----------------------------------------------------------------------------
 
     @property
     def _resumes(self) -> bool:
         """Whether a recorded statement is yet to come: nothing before it may go another way than it went."""
-        return self.half is not None and any(one.number not in self._now for one in self.half.statements)
+        return bool(self._ahead)
 
     def before_read(self, sql: str, parameters: Any) -> Recorded | None:
         """Before a query is sent: what to answer instead. Raises RevisionUnresolved.
@@ -133,17 +139,26 @@ class Progress:
             self.before_session(sql)
             return None
         self._reads += 1
-        known = self.half.reads.get(-self._reads) if self.half else None
         digest = _digest(sql, parameters)
-        if self._resumes and (known is None or known.digest != digest):
-            raise self._stopped(f"A query is another one now: {sql_literals(sql)[:200]}.")
-        if known is None:
+        if not self._resumes:
+            self._forget_reads()
             self._listens = _Mark(-self._reads, "by itself", digest, sql_literals(sql)[:_LONGEST])
-        elif known.answer and known.answer.sha256 is None:
+            return None
+        known = self.half.reads.get(-self._reads) if self.half else None
+        if known is None or known.digest != digest:
+            raise self._stopped(f"A query is another one now: {sql_literals(sql)[:200]}.")
+        if known.answer and known.answer.sha256 is None:
             return known
-        elif self._resumes:
-            self._expects = known
+        self._expects = known
         return None
+
+    def _forget_reads(self) -> None:
+        """From here on: nothing that lasts came of them, and who removed the cause may have done so in the rows."""
+        gone = [number for number in self.half.reads if number <= -self._reads] if self.half else []
+        if self.half and gone:
+            self._write([(f"DELETE FROM {self.pen.name(TABLE)} {_THIS}", self._key(number)) for number in gone])
+            kept = {number: one for number, one in self.half.reads.items() if number not in gone}
+            self.half = replace(self.half, reads=kept)
 
     def before_session(self, sql: str) -> None:
         """What a variable or a temporary table was filled with, nobody kept. Raises RevisionUnresolved."""
@@ -188,10 +203,11 @@ class Progress:
         if kind not in ("dml", "ddl") or self.given_up:
             return None
         self._now[number] = sql_literals(sql)[:_LONGEST]
+        self._ahead.discard(number)
         mark = _Mark(
             number, self._how(kind, sql, driver), _digest(sql, parameters), self._now[number], many or several(sql)
         )
-        known = next((one for one in self.half.statements if one.number == number), None) if self.half else None
+        known = self._known.get(number)
         if known and self._is_there(known, mark, sql):
             return known
         if mark.how != "with its transaction":
@@ -261,14 +277,12 @@ class Progress:
 
     def ends(self) -> None:
         """The revision came to its end. Raises RevisionUnresolved when it sent less than what is recorded."""
-        left = [one.number for one in self.half.statements if one.number not in self._now] if self.half else []
-        if left:
-            raise self._stopped(f"Now it sends no {numbered(left)}.")
+        if self._ahead:
+            raise self._stopped(f"Now it sends no {numbered(sorted(self._ahead))}.")
 
     def settled(self, driver: Any) -> None:
         """The version row was moved: take out what is recorded, in the same transaction."""
-        earlier = [*(one.number for one in self.half.statements), *self.half.reads] if self.half else []
-        numbers = sorted(self._numbers.union(earlier))
+        numbers = sorted(self._numbers.union(self._known, self.half.reads if self.half else ()))
         literal, key = self._dialect.literal, self._key(0)[:-1]
         names = zip(("version_table", "version_schema", "revision"), key, strict=True)
         where = " AND ".join(f"{name} = {literal(value)}" for name, value in names)

@@ -493,6 +493,67 @@ def test_the_ledger_has_a_row_for_each_of_the_two_runs(tmp_path: Path, database:
     assert rows == [("r1", "failed"), ("r1", "committed")]
 
 
+@pytest.mark.parametrize("database", ["mariadb", "sqlite"], indirect=True)
+def test_what_was_read_before_the_statement_that_failed_is_read_again(tmp_path: Path, database: Database) -> None:
+    """The cause was in the rows: who goes on with what they were when it failed has not seen it removed."""
+    body = BOX + (
+        'op.execute("CREATE TABLE seen (total INTEGER)")\n'
+        'op.get_bind().exec_driver_sql("INSERT INTO box (x) VALUES (1), (1)")\nop.execute("COMMIT")\n'
+        'total = op.get_bind().execute(sa.text("SELECT sum(x) FROM box")).scalar()\n'
+        'op.create_index("one_x", "box", ["x"], unique=True)\n'
+        'op.execute(f"INSERT INTO seen VALUES ({int(total)})")\n'
+    )
+    if database.dialect == "sqlite":
+        body = body.replace('op.execute("COMMIT")', "op.get_bind().connection.commit()")
+    project = project_of(tmp_path, body + STOP + LAST)
+    assert story.upgrade(project, database).exit_code == 41
+    database.execute("DELETE FROM box WHERE id = 2")
+    stopped(project, database)  # further on by now, and told there what it read this time
+    resumed(project, database)
+    assert database.query("SELECT total FROM seen") == [(1,)]
+
+
+@pytest.mark.parametrize("database", ["mariadb", "sqlite"], indirect=True)
+def test_the_number_of_the_last_row_is_the_one_of_the_revision_s_own(tmp_path: Path, database: Database) -> None:
+    last = {"mariadb": "LAST_INSERT_ID()", "sqlite": "last_insert_rowid()"}[database.dialect]
+    body = BOX + (
+        'op.execute("CREATE TABLE child (box INTEGER)")\n'
+        'op.execute("INSERT INTO box (id, x) VALUES (40, 0)")\nop.execute("INSERT INTO box (x) VALUES (1)")\n'
+        f'op.execute("INSERT INTO child VALUES ({last})")\n'
+    )
+    story.upgraded(project_of(tmp_path, body), database)
+    assert database.query("SELECT box FROM child") == [(41,)]
+
+
+@pytest.mark.parametrize("database", ["mariadb", "sqlite"], indirect=True)
+def test_a_record_of_what_somebody_has_undone_is_not_believed(tmp_path: Path, database: Database) -> None:
+    project = project_of(tmp_path, BOX + STOP + LAST)
+    stopped(project, database)
+    database.execute("DROP TABLE box")
+    unresolved(project, database, "Statement 1 is recorded as done, and the database is as it was before it")
+
+
+@MARIADB
+def test_what_a_variable_took_out_of_a_table_is_for_a_person(tmp_path: Path, database: Database) -> None:
+    body = BOX + 'op.execute("INSERT INTO box (x) VALUES (1)")\nop.execute("SET @old = (SELECT max(x) FROM box)")\n'
+    body += 'op.execute("UPDATE box SET x = 2")\nop.execute("CREATE TABLE h (x INTEGER)")\n'
+    project = project_of(tmp_path, body + STOP + 'op.execute("INSERT INTO h VALUES (@old)")\n')
+    stopped(project, database)
+    unresolved(project, database, "nobody kept", "SET @old")
+
+
+@MARIADB
+def test_a_long_answer_has_to_be_the_same(tmp_path: Path, database: Database) -> None:
+    """It is not kept: rows that were moved since are not read as if they had always been elsewhere."""
+    values = ", ".join(f"({number})" for number in range(5000))
+    body = BOX + f'op.execute("INSERT INTO box (x) VALUES {values}")\n' + BIND
+    body += 'rows = bind.execute(sa.text("SELECT id, x FROM box")).fetchall()\n'
+    body += 'op.execute("UPDATE box SET x = NULL")\n' + LAST + STOP
+    project = project_of(tmp_path, body + 'bind.execute(sa.text("INSERT INTO last VALUES (1)"))\n')
+    stopped(project, database)
+    unresolved(project, database, "A query with a long answer has another one now")
+
+
 # --- what only a person can settle --------------------------------------------------------------------
 
 
