@@ -7,7 +7,7 @@ from typing import Any
 
 from alembic.runtime.migration import MigrationStep, RevisionStep
 
-from .database import Dialect, Refusal
+from .database import Dialect, Refusal, words_of
 from .errors import (
     ConfigInvalid,
     DatabaseReadOnly,
@@ -29,6 +29,7 @@ from .history import History, located
 from .model import Holder, Rows
 from .place import Place
 from .recording import Flight, Recording, Statement
+from .resuming import Unrecorded
 from .seam import Ended, Environment, Reached
 from .watching import Watch
 
@@ -306,12 +307,13 @@ def described(cause: BaseException | None, refusal: Refusal | None) -> str:
     """Why a revision failed, in words."""
     if isinstance(cause, SystemExit):
         return f"the revision called sys.exit({cause.code!r})"
+    if isinstance(cause, Unrecorded):
+        return str(cause)
     orig: Any = getattr(cause, "orig", None)
     if refusal:
         return refusal.text
     if orig is not None:
-        text = orig.args[1] if len(orig.args) > 1 and isinstance(orig.args[0], int) else orig
-        return " ".join(str(text).split()).rstrip(".")
+        return words_of(orig)
     return located(cause) if cause is not None else "it did not complete"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .answers import Answer
-from .database import Ask, Session
+from .database import Ask, Session, words_of
 from .errors import RevisionUnresolved
 from .events import RecordedStatement, RevisionHalfDone
 from .model import VersionTable
@@ -143,7 +143,7 @@ def read_by(
     except Unreadable:
         raise
     except Exception as error:
-        raise Unreadable(f"{name} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise Unreadable(f"{name} cannot be read: {words_of(error)}") from error
 
 
 def _half(revision: str, rows: list[dict[str, Any]]) -> Half:

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from .database import Dialect, Session
+from .database import Dialect, Session, words_of
 from .events import Emit, LedgerUnavailable, counted
 from .model import Holder, Revision, VersionTable
 from .pen import OwnTable, Pen, Write
@@ -126,7 +126,7 @@ def read(session: Session, tables: Iterable[str]) -> Ledger:
         rows = [dict(zip(_TYPES, row, strict=True)) for row in session.ask(f"SELECT {names} FROM {name}")]
         return Ledger(tuple(map(_entry, sorted(rows, key=_order))))
     except Exception as error:
-        return Ledger(trouble=f"{name} cannot be read: {_said(error)}")
+        return Ledger(trouble=f"{name} cannot be read: {words_of(error)}")
 
 
 def _known(layout: Any) -> bool:
@@ -409,7 +409,7 @@ class Journal:
             self.pen.write(_TABLE, writes)
         except Exception as error:
             self._over = True
-            self._emit(unavailable(f"{self._where} cannot be written: {_said(error)}"))
+            self._emit(unavailable(f"{self._where} cannot be written: {words_of(error)}"))
 
 
 def unavailable(why: str) -> LedgerUnavailable:
@@ -418,12 +418,6 @@ def unavailable(why: str) -> LedgerUnavailable:
         error=f"{why}.",
         hint="Let this user create and alter tables, or run once with a user who may; or set ALEMBIC_JOB_LEDGER=false.",
     )
-
-
-def _said(error: Exception) -> str:
-    args: tuple[Any, ...] = error.args
-    text: Any = args[1] if len(args) > 1 and isinstance(args[0], int) else error
-    return " ".join(str(text).split()).rstrip(".") or type(error).__name__
 
 
 def told(entries: Sequence[Entry]) -> str:

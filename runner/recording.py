@@ -35,6 +35,7 @@ from .halves import Recorded, Unreadable, forget
 from .ledger import Journal, fingerprint, unavailable
 from .masking import sql_literals
 from .model import Revision
+from .pen import rows_of
 from .place import Place
 from .resuming import Progress, Unrecorded
 from .statements import (
@@ -485,7 +486,7 @@ class Recording:
         if self._is_migrating(connection) and driver_autocommits(driver) != self._autocommits:
             self._autocommits = not self._autocommits
             if self.dialect.LIMIT_ENDS_WITH_TRANSACTION and not self._autocommits:  # behind an autocommit block
-                self.dialect.limit_lock_wait(_asking(connection.connection), self._lock_wait_s)
+                self.dialect.limit_lock_wait(functools.partial(rows_of, connection.connection), self._lock_wait_s)
         aborted = self.dialect.aborted(driver)
         flight.statements.append(Statement(number, kind, sql, time.monotonic(), aborted))
         return flight.statements[-1]
@@ -646,20 +647,6 @@ class Recording:
 
 def _driver_connection(pooled: Any) -> Any:
     return getattr(pooled, "dbapi_connection", None) or pooled.connection  # the latter before SQLAlchemy 1.4.24
-
-
-def _asking(pooled: Any) -> Ask:
-    """Queries below SQLAlchemy, whose listeners these come from."""
-
-    def ask(sql: str) -> list[tuple[Any, ...]]:
-        cursor = pooled.cursor()
-        try:
-            cursor.execute(sql)
-            return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
-        finally:
-            cursor.close()
-
-    return ask
 
 
 def _names(sql: str, what: str) -> bool:

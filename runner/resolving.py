@@ -53,7 +53,8 @@ def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
         if half:
             assert place.database
             forget(Pen(place.database, turn[place].session), place.table, [revision.revision])
-    return Result("resolved", hint=f"Settled: {state}. 'alembic-job runs' has the record.")
+    record = " 'alembic-job runs' has the record." if project.journals(turn) else ""
+    return Result("resolved", hint=f"Settled: {state}.{record}")
 
 
 def _named(project: Project, target: str, halves: Mapping[str, Half]) -> Revision:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .answers import Answer, Replayed, brings_into_session, fingerprint_of, of_tables
-from .database import Dialect
+from .database import Dialect, words_of
 from .errors import RevisionUnresolved
 from .events import numbered
 from .halves import COLUMNS, LAYOUT, NAMES, TABLE, Half, Recorded, about, happened, read_by
@@ -444,7 +444,7 @@ class Progress:
             self.warn(why)
 
     def _unwritten(self, error: Exception) -> str:
-        return f"{self.pen.name(TABLE)} cannot be written: {' '.join(str(error).split())}"
+        return f"{self.pen.name(TABLE)} cannot be written: {words_of(error)}"
 
 
 _THIS = "WHERE version_table = ? AND version_schema = ? AND revision = ? AND number = ?"

@@ -140,14 +140,19 @@ def objects(sql: str) -> list[tuple[str, str]] | None:
 def dropped(sql: str) -> set[str]:
     """The tables that a plain DROP TABLE drops."""
     about = objects(sql) if first_word(sql) == "DROP" else None
-    return {name.rpartition(".")[2].strip('`"[] ').lower() for kind, name in about or () if kind == "TABLE"}
+    return {unquoted(name).lower() for kind, name in about or () if kind == "TABLE"}
+
+
+def unquoted(name: str) -> str:
+    """The last part of a name as SQL has it, without quotes."""
+    return re.split(r"\s*\.\s*", name.strip().rstrip(";"))[-1].strip('`"[]')
 
 
 def _named(pattern: re.Pattern[str], sql: str, *, whole: bool = False) -> str | None:
     match = pattern.match(sql, _start(sql))
-    if match and whole:
-        return match["name"].rstrip(";")
-    return match["name"].rpartition(".")[2].strip('`"[];').lower() if match else None
+    if match is None:
+        return None
+    return match["name"].rstrip(";") if whole else unquoted(match["name"]).lower()
 
 
 def without_quoted(sql: str) -> str:

@@ -17,7 +17,18 @@ from ..errors import ConfigInvalid, RunnerError
 from ..model import VersionTable
 from ..url import URL
 from . import mysql, postgresql, sqlite
-from .dialect import URL_FORM, Ask, Dialect, Ending, Refusal, Room, driver_autocommits, from_driver, unrecognised
+from .dialect import (
+    URL_FORM,
+    Ask,
+    Dialect,
+    Ending,
+    Refusal,
+    Room,
+    driver_autocommits,
+    from_driver,
+    unrecognised,
+    words_of,
+)
 
 DIALECTS: Mapping[str, Dialect] = {
     "mysql": cast(Dialect, mysql),
@@ -203,4 +214,5 @@ __all__ = [
     "driver_autocommits",
     "explained",
     "unrecognised",
+    "words_of",
 ]

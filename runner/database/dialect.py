@@ -62,6 +62,12 @@ def lacking(columns: str, there: Collection[str]) -> list[str]:
     return [column for column in named if column.split()[0] not in there and "NOT NULL" not in column]
 
 
+def words_of(error: BaseException) -> str:
+    """What any driver's error says; PyMySQL and its kin put a number before that."""
+    args: tuple[object, ...] = error.args
+    return one_line(args[1] if len(args) > 1 and isinstance(args[0], int) else error) or type(error).__name__
+
+
 def unrecognised(error: BaseException) -> Refusal:
     """At a login, what is not recognised is transient: a proxy or a new server version may say anything."""
     text = one_line(error) or type(error).__name__
@@ -255,11 +261,6 @@ class Dialect(Protocol):
 
     def aborted(self, connection: Any) -> bool:
         """Whether the transaction is lost already, so that COMMIT will roll back."""
-
-
-def unquoted(name: str) -> str:
-    """The last part of a name as SQL has it, without quotes."""
-    return re.split(r"\s*\.\s*", name.strip())[-1].strip('`"[]')
 
 
 def driver_autocommits(connection: Any) -> bool:

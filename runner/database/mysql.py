@@ -24,6 +24,7 @@ from ..errors import (
     RunnerError,
 )
 from ..model import Holder, VersionTable
+from ..statements import unquoted
 from ..url import URL
 from .dialect import (
     SERVER_LOCK,
@@ -36,7 +37,6 @@ from .dialect import (
     lacking,
     one_line,
     server_url_problem,
-    unquoted,
 )
 
 NAME = "mysql"

@@ -14,8 +14,9 @@ from typing import Any
 
 from ..errors import ConfigInvalid, DatabaseMissing, DatabaseUnreachable, PermissionDenied, RunnerError
 from ..model import Holder, VersionTable
+from ..statements import unquoted
 from ..url import URL
-from .dialect import Ask, Ending, Refusal, Room, driver_autocommits, from_driver, lacking, one_line, unquoted
+from .dialect import Ask, Ending, Refusal, Room, driver_autocommits, from_driver, lacking, one_line
 
 NAME = "sqlite"
 LOCK_KIND, LOCK_REASON = "flock", "a lock file beside the database"

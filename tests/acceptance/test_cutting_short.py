@@ -16,6 +16,7 @@ import pytest
 
 from tests.acceptance.expect import URL, refused
 from tests.databases import Database, Server
+from tests.integration.test_truth import ASYNC_ENV
 from tests.job import SCRIPTS, Job, Project, Result, Revision, make_project, start
 from tests.processes import descendants
 
@@ -247,27 +248,6 @@ def test_a_revision_that_swallows_the_cancel_is_cancelled_again(
     interrupted(ended(job, AT_ONCE_S + 4), database)
 
 
-ASYNC = """
-import asyncio
-from alembic import context
-from sqlalchemy import pool
-from sqlalchemy.ext.asyncio import create_async_engine
-
-def run(connection):
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
-
-async def main():
-    engine = create_async_engine(context.config.get_main_option("sqlalchemy.url"), poolclass=pool.NullPool)
-    async with engine.connect() as connection:
-        await connection.run_sync(run)
-    await engine.dispose()
-
-asyncio.run(main())
-"""
-
-
 if not OLD:
 
     @pytest.mark.parametrize("what", ["statement", "code"])
@@ -277,7 +257,7 @@ if not OLD:
         driver = {"sqlite": "sqlite+aiosqlite", "mariadb": "mysql+aiomysql", "postgresql": "postgresql+psycopg"}
         url = driver[database.dialect] + database.url[database.url.index(":") :]
         body = runs(ENDLESS[database.dialect]) if what == "statement" else SAYS + PYTHON["sleeps"]
-        project = project_with(tmp_path, UNDONE[database.dialect] + "\n" + body, env=ASYNC)
+        project = project_with(tmp_path, UNDONE[database.dialect] + "\n" + body, env=ASYNC_ENV)
         job = start_job("upgrade", cwd=project.path, env={URL: url, **PER_REVISION, **GRACE})
         job.wait_for("user_output", text="inside")
         time.sleep(0.2)

@@ -20,7 +20,7 @@ from runner.resuming import Progress
 from tests import story
 from tests.acceptance.expect import URL
 from tests.databases import Database, Server
-from tests.integration.test_truth import ENVS, env
+from tests.integration.test_truth import ASYNC_ENV, ENVS, env
 from tests.job import Project, Result, Revision, make_project
 from tests.story import Story
 
@@ -310,25 +310,6 @@ def test_however_env_py_begins_its_transaction_the_run_goes_on(tmp_path: Path, d
     assert database.query("SELECT x FROM box") == [(11,)]
 
 
-_ASYNC = """
-import asyncio
-from alembic import context
-from sqlalchemy import pool
-from sqlalchemy.ext.asyncio import create_async_engine
-
-def run(connection):
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
-
-async def main():
-    engine = create_async_engine(context.config.get_main_option("sqlalchemy.url"), poolclass=pool.NullPool)
-    async with engine.connect() as connection:
-        await connection.run_sync(run)
-    await engine.dispose()
-
-asyncio.run(main())
-"""
 ASYNC = [] if version("sqlalchemy").startswith("1.") else ["mysql+aiomysql", "mysql+asyncmy"]
 
 
@@ -348,7 +329,7 @@ def test_any_driver_replays_counts_and_keys(tmp_path: Path, database: Database, 
         + STOP
         + 'op.execute(f"INSERT INTO told VALUES ({key}, {count})")\n'
     )
-    project = project_of(tmp_path, body, **({} if driver == "mysql+pymysql" else {"env": _ASYNC}))
+    project = project_of(tmp_path, body, **({} if driver == "mysql+pymysql" else {"env": ASYNC_ENV}))
     environment = {"DATABASE_URL": database.url.replace("mysql+pymysql", driver)}
     stopped(project, database, **environment)
     resumed(project, database, **environment)
@@ -432,7 +413,7 @@ def test_on_postgresql_an_autocommit_block_is_resumed(tmp_path: Path, database: 
         + STOP
         + LAST
     )
-    project = project_of(tmp_path, body, **({"env": _ASYNC} if driver.endswith("asyncpg") else {}))
+    project = project_of(tmp_path, body, **({"env": ASYNC_ENV} if driver.endswith("asyncpg") else {}))
     environment = {"DATABASE_URL": database.url.replace(database.url.partition(":")[0], driver)}
     stopped(project, database, **environment)
     assert [number for _, number, state in recorded(database) if state == "done"] == [1, 2, 3, 4]

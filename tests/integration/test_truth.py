@@ -82,7 +82,7 @@ ENVS = {
 }
 
 
-_ASYNC_ENV = """
+ASYNC_ENV = """
 import asyncio
 from alembic import context
 from sqlalchemy import pool
@@ -297,7 +297,7 @@ def test_after_a_failure_the_events_are_true(
     one, database = CASES[case], empty(dialect)
     if env_py == "asynchronous":
         database = replace(database, url=ASYNC_DRIVERS[dialect] + database.url[database.url.index(":") :])
-    project = project_with(tmp_path, Revision(one.id, "r2", upgrade=one.body), ENVS.get(env_py, _ASYNC_ENV))
+    project = project_with(tmp_path, Revision(one.id, "r2", upgrade=one.body), ENVS.get(env_py, ASYNC_ENV))
     said = story.upgrade(project, database)
     hold_against_the_database(said, project, database)
     left = getattr(one, dialect)
