@@ -23,6 +23,7 @@ from .job import Job, Result
 from .model import Revision, Rows
 from .place import Place
 from .project import Project, Turn
+from .running import mark, my_turn
 from .scratch import Scratch
 from .seam import Ended, Reached
 from .shape import Shape
@@ -287,7 +288,7 @@ def _whose(revision: Revision | None) -> str:
 
 @contextmanager
 def _turn(project: Project, place: Place) -> Iterator[Turn]:
-    with project.my_turn(lambda *_: False) as turn:
+    with my_turn(project, lambda *_: False) as turn:
         assert turn is not None
         if place.rows:  # read again under the lock
             raise _versioned(place, place.rows, ())
@@ -300,7 +301,7 @@ def _stamp(project: Project, turn: Turn, place: Place, goal: Rows) -> None:
             raise _versioned(place, heads, ())
         return here.stamp_steps(goal, heads)
 
-    project.stamp(turn, steps, goal, goal)
+    mark(project, turn, steps, goal, goal)
 
 
 def _on_env(project: Project, place: Place, reading: Callable[[Reached], T]) -> T:

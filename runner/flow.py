@@ -10,6 +10,7 @@ from .events import listed
 from .job import Job, Result
 from .planfile import PlanFile
 from .project import Project
+from .running import free, mark, my_turn, run
 
 _POLL_S = (1.0, 3.0)
 
@@ -26,12 +27,12 @@ def upgrade(job: Job, targets: tuple[str, ...], planned: PlanFile | None = None)
     for place, plan in zip(project.places, plans, strict=True):
         project.require_room(place, [revision.revision for revision in plan.pending])
 
-    with project.my_turn(project.sound_and_arrived) as turn:
+    with my_turn(project, project.sound_and_arrived) as turn:
         if turn is None:  # another run did the work while we waited
             return Result(project.at_rest)
         project.require_resumable(turn, project.steps_from, "upgrade")
         project.require_managed(turn)
-        project.run(turn, project.steps_from, targets)
+        run(project, turn, project.steps_from, targets)
     for place in project.places:
         if not project.arrived(place, place.rows):  # read back, not assumed
             raise project.not_reached(place, place.goal)
@@ -54,7 +55,7 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
     if not steps:
         return Result("up_to_date")
 
-    with project.my_turn(lambda place, rows: set(rows) != set(place.current)) as turn:
+    with my_turn(project, lambda place, rows: set(rows) != set(place.current)) as turn:
         if turn is None:  # and a relative target would mean something else by now
             raise TargetInvalid(
                 "Another run moved the database meanwhile.",
@@ -63,7 +64,7 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
         # A second try begins where the first one came to, and -2 would mean something else there.
         downwards = project.downwards(target, history.fixed(target, goal))
         project.require_resumable(turn, downwards, "downgrade")
-        ran = project.run(turn, downwards, (target,))
+        ran = run(project, turn, downwards, (target,))
     executed = ran[place].executed
     if not executed or executed[-1].heads != frozenset(place.rows):
         raise project.not_reached(place, goal)
@@ -80,9 +81,9 @@ def stamp(job: Job, targets: tuple[str, ...]) -> Result:
     project.report_plan(place, place.current, goal, [])
     project.require_room(place, goal)
 
-    with project.my_turn(lambda *_: False) as turn:
+    with my_turn(project, lambda *_: False) as turn:
         assert turn is not None
-        project.stamp(turn, lambda _, here, heads: here.stamp_steps(goal or ("base",), heads), goal, targets)
+        mark(project, turn, lambda _, here, heads: here.stamp_steps(goal or ("base",), heads), goal, targets)
     return Result("stamped")
 
 
@@ -90,7 +91,7 @@ def unlock(job: Job, *, sure: bool) -> Result:
     """Free a lock whose holder is proven to be gone; refuse a live one."""
     project = Project(job, writes=True)
     project.wait_and_look(("heads",))
-    project.unlock(sure=sure)
+    free(project, sure=sure)
     return Result("unlocked")
 
 

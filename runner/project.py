@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import socket
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +16,7 @@ from alembic.runtime.migration import RevisionStep
 
 from . import diagnosis, engines
 from .ahead import Ahead, goes_on, proven
-from .applying import GaveWay, StepsFrom, apply
+from .applying import StepsFrom
 from .database import DIALECTS, Database, Refusal, Session
 from .errors import (
     ConfigInvalid,
@@ -46,28 +44,22 @@ from .events import (
     counted,
     listed,
 )
-from .fence import Busy, Fence
 from .halves import Half, Unreadable, contradicted, forget
 from .halves import read as read_halves
 from .history import History, load_config, load_script, url_mistake
 from .host import host
 from .job import Job
-from .ledger import BASE, Entry, Journal, Ledger, Who, told, unavailable
+from .ledger import Entry, Ledger, told, unavailable
 from .ledger import edited as edited_files
 from .ledger import read as read_ledger
-from .lock import Contender, Held, my_turn, pause, still_held, unlock, waiting
+from .lock import Held
 from .model import Plan, Revision, Rows, State
 from .pen import Pen
 from .place import Place
 from .planfile import PlanFile
-from .recording import Recording
-from .retrying import Retries
 from .seam import Environment, Seen
 from .settings import url_problem
-from .settling import settled
-from .version import __version__
 from .wait import patiently
-from .watching import Watch
 
 Turn = Mapping[Place, Held]
 T = TypeVar("T")
@@ -165,9 +157,10 @@ class Project:
             with self.job.stop.at_once():
                 return look()
 
-        return self._connecting(attempt)
+        return self.connecting(attempt)
 
-    def _connecting(self, attempt: Callable[[], T]) -> T:
+    def connecting(self, attempt: Callable[[], T]) -> T:
+        """Try as long as a login is tried."""
         job = self.job
         return patiently(lambda _: attempt(), _may_pass, job.patience, stop=job.stop, emit=job.emit)
 
@@ -243,7 +236,7 @@ class Project:
         with place.database.session() as session:
             place.read_on(session)
             place.tables = session.tables()
-            place.ledger = self._ledger(session, place.tables)
+            place.ledger = self.ledger_of(session, place.tables)
             self._read_halves(place, session)
             if place.halves and session.dialect.holder(session.ask, session.lock_name()):
                 place.halves = {}  # what another run is just about to do is not half done
@@ -258,7 +251,8 @@ class Project:
         except Unreadable as error:
             place.unreadable = str(error)
 
-    def _ledger(self, session: Session, tables: frozenset[str]) -> Ledger:
+    def ledger_of(self, session: Session, tables: frozenset[str]) -> Ledger:
+        """The ledger as this session reads it; an empty one where none is kept."""
         return read_ledger(session, tables) if self.job.settings.ledger else Ledger()
 
     def look_again(self, targets: Sequence[str]) -> None:
@@ -548,186 +542,6 @@ class Project:
         if place.ahead is None:
             self.require_sound(place)
         return self.arrived(place, rows)
-
-    # --- running ----------------------------------------------------------------------------------
-
-    def _direct(self) -> Database | None:
-        direct = self.job.lock_database
-        if direct and len(self.places) > 1:
-            raise ConfigInvalid(
-                f"ALEMBIC_JOB_LOCK_DATABASE_URL is for one database, and env.py migrates {len(self.places)}.",
-                hint="Leave it out, and let ALEMBIC_JOB_LOCK=auto choose.",
-            )
-        return direct
-
-    def _contenders(self, arrived: Callable[[Place, Rows], bool]) -> dict[Place, Contender]:
-        return {
-            place: Contender(
-                place.database,
-                # Looked at on the session that tries the lock, so after it.
-                lambda session, place=place: arrived(place, place.read_on(session)),  # type: ignore[misc]
-                place.emit,
-                self._direct(),
-            )
-            for place in self.places
-            if place.database
-        }
-
-    def unlock(self, *, sure: bool) -> None:
-        """Free the locks whose holders are gone. Raises LockTimeout for one that is not."""
-        unlock(self._contenders(lambda *_: False), self.job.settings, sure=sure)
-
-    @contextmanager
-    def my_turn(self, arrived: Callable[[Place, Rows], bool]) -> Iterator[Turn | None]:
-        """Hold the locks of all databases; None when ``arrived`` came true for all of them meanwhile."""
-        contenders = self._contenders(arrived)
-        with my_turn(contenders, self.job.settings, stop=self.job.stop) as turn:
-            yield turn
-
-    def run(self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str]) -> Mapping[Place, Recording]:
-        """Run steps through ``env.py``, under the locks of ``turn``, and read the versions back."""
-        journals = self.journals(turn)
-        self._settle(turn, journals)
-        return self._run_on(turn, steps_from, targets, journals)
-
-    def stamp(self, turn: Turn, steps_from: StepsFrom, goal: Rows, targets: Sequence[str]) -> None:
-        """Move the version of the one database to these revisions without running any; a row of the ledger for each.
-
-        Raises TargetNotReached.
-        """
-        place, journals = self.place, self.journals(turn)
-        self._settle(turn, journals)
-        with self._marking(place, journals.get(place), goal):
-            self._run_on(turn, steps_from, targets, journals)
-            if not self._stands_at(place, goal):
-                raise self.not_reached(place, goal)
-
-    def _stands_at(self, place: Place, goal: Rows) -> bool:
-        return self.history.holds(place.rows, goal) if goal else not place.rows
-
-    @contextmanager
-    def _marking(self, place: Place, journal: Journal | None, goal: Rows) -> Iterator[None]:
-        """Into the ledger: that these revisions are set, and what became of it; nothing where that cannot be read."""
-        if journal is None:
-            yield
-            return
-        marks = self.history.known(goal)[0] or [Revision(BASE, (), "", "")]
-        assert place.database
-        later = not place.dialect.is_there(place.database.url)  # a file that env.py is yet to make
-        if not later:
-            journal.marks(marks)
-        failure: BaseException | None = None
-        try:
-            yield
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            with suppress(RunnerError):
-                place.read()
-                if later:
-                    journal.marks(marks)
-                journal.marked(marks, None if self._stands_at(place, goal) else failure)
-
-    def _run_on(
-        self, turn: Turn, steps_from: StepsFrom, targets: Sequence[str], journals: Mapping[Place, Journal]
-    ) -> Mapping[Place, Recording]:
-        """Again and again while a revision gives way and leaves nothing, or while another run holds the lock.
-
-        The latter where only ``env.py`` itself can take it.
-        """
-        job, started, next_report_s = self.job, time.monotonic(), 0.0
-        limit_s, heartbeat_s = job.settings.lock_timeout.total_seconds(), job.settings.heartbeat.total_seconds()
-        with Watch(job.settings, job.stop) as watch:
-            retries = Retries(job.settings, job.stop, watch)
-            while True:
-                try:
-                    return self._run(turn, steps_from, targets, started, watch, journals)
-                except GaveWay as gave_way:
-                    retries.pause(gave_way)
-                except Busy as busy:
-                    waited_s = time.monotonic() - started
-                    if waited_s >= limit_s:
-                        raise still_held(busy.lock, busy.holder, waited_s) from busy
-                    if waited_s >= next_report_s:
-                        next_report_s = waited_s + heartbeat_s
-                        busy.place.emit(waiting(busy.lock, busy.holder, waited_s))
-                    pause(job.stop, limit_s - waited_s)
-                    watch.begin_again()
-
-    def journals(self, turn: Turn) -> dict[Place, Journal]:
-        """What writes the ledger. Where only ``env.py`` can connect, there is no other connection to write on."""
-        job = self.job
-        if not job.settings.ledger:
-            return {}
-        who = Who(
-            job.run_id, job.command, __version__, job.loaded.node or socket.gethostname(), job.loaded.pod,
-            job.settings.image, job.reason,
-        )  # fmt: skip
-        return {
-            place: Journal(
-                who,
-                place.table,
-                Pen(place.database, turn[place].session if place in turn else None),
-                place.database.url.user,
-                place.emit,
-                job.masked,
-            )
-            for place in self.places
-            if place.database and not place.ledger.trouble
-        }
-
-    def _settle(self, turn: Turn, journals: Mapping[Place, Journal]) -> None:
-        """Complete the rows of runs that are gone, as whoever holds the lock knows."""
-        for place, journal in journals.items():
-            held = turn.get(place)
-            if held and held.lock:
-                place.ledger = self._ledger(held.session, held.session.tables())
-                for entry, done in settled(self.history, place.ledger.of(place.table), place.rows):
-                    journal.settles(entry, done=done)
-
-    def _run(
-        self,
-        turn: Turn,
-        steps_from: StepsFrom,
-        targets: Sequence[str],
-        started: float,
-        watch: Watch,
-        journals: Mapping[Place, Journal],
-    ) -> Mapping[Place, Recording]:
-        job = self.job
-        recordings = {
-            place: Recording(
-                turn[place].session if place in turn else None,
-                place,
-                log_sql=job.settings.log_sql,
-                statement_sent=job.channel.statement_sent,
-                watch=watch,
-                lock_wait_s=job.settings.ddl_lock_timeout.total_seconds(),
-                journal=journals.get(place),
-            )
-            for place in self.places
-        }
-        fence = Fence(turn, job.settings, started, job.owner)
-        failure: BaseException | None = None
-        try:
-            apply(
-                self.environment,
-                recordings,
-                steps_from,
-                fence,
-                target=" ".join(targets),
-                watch=watch,
-                connecting=self._connecting,
-            )
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            fence.open()
-            for recording in recordings.values():
-                recording.write_down(failure)
-        return recordings
 
     def not_reached(self, place: Place, goal: Rows) -> TargetNotReached:
         """The error for an ``env.py`` that ended well without leading to the goal."""

@@ -17,6 +17,7 @@ from .model import Revision, Rows
 from .pen import Pen
 from .place import Place
 from .project import Project
+from .running import journals, my_turn, run
 
 
 def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
@@ -28,7 +29,7 @@ def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
     project = Project(job, writes=True)
     project.wait_and_look((target,))
     place = project.place
-    with project.my_turn(lambda *_: False) as turn:
+    with my_turn(project, lambda *_: False) as turn:
         assert turn is not None
         project.read_halves(turn)
         halves = {half.revision: half for half in project.halves(place)}
@@ -40,20 +41,20 @@ def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
             return Result("resolved", hint=f"There was nothing to settle: {state}.")
         if there == applied:
             assert half
-            if journal := project.journals(turn).get(place):  # the ledger may be out of order
+            if journal := journals(project, turn).get(place):  # the ledger may be out of order
                 journal.begins(revision, half.direction, None)
                 journal.ended(revision.revision, "committed" if applied else "rolled_back")
                 journal.flush()
         else:
             steps_from = functools.partial(_step, project, revision, half, applied=applied)
             place.halves = {}  # so that nothing of it is expected to be sent
-            project.run(turn, steps_from, (target,))
+            run(project, turn, steps_from, (target,))
             if project.contains(place.rows, revision.revision) != applied:
                 raise project.not_reached(place, (revision.revision,))
         if half:
             assert place.database
             forget(Pen(place.database, turn[place].session), place.table, [revision.revision])
-    record = " 'alembic-job runs' has the record." if project.journals(turn) else ""
+    record = " 'alembic-job runs' has the record." if journals(project, turn) else ""
     return Result("resolved", hint=f"Settled: {state}.{record}")
 
 

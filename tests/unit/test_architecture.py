@@ -48,6 +48,7 @@ fence recording
 applying
 retrying
 project
+running
 baseline flow looking drift doctor resolving
 authoring
 cli
