@@ -13,6 +13,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from .database import of_driver
 from .statements import without_quoted
 
 _LONGEST = 15000  # in characters; TEXT of MySQL has 64 KiB, of up to four bytes a character
@@ -46,7 +47,8 @@ class Answer:
     def of_error(cls, error: BaseException) -> str | None:
         """As text; None for what is no driver's, or has more than plain values."""
         kind = type(error)
-        if not isinstance(error, Exception) or not all(type(value) in (str, int) for value in error.args):
+        plain = all(type(value) in (str, int) for value in error.args)
+        if not (isinstance(error, Exception) and of_driver(kind.__module__) and plain):
             return None
         return json.dumps({"error": [kind.__module__, kind.__qualname__, *error.args]})
 
@@ -56,9 +58,9 @@ class Answer:
         said = json.loads(text)
         if "error" in said:
             module, name, *values = said["error"]
-            kind = getattr(importlib.import_module(module), name) if module.partition(".")[0] in _DRIVERS else None
-            if kind is None or not issubclass(kind, Exception):
-                raise ValueError(name)
+            kind = getattr(importlib.import_module(module), name) if of_driver(module) else None
+            if not (isinstance(kind, type) and issubclass(kind, Exception)):
+                raise ValueError(f"{module}.{name} is no driver's error")
             return cls(error=kind(*values))
         if "sha256" in said:
             return cls(sha256=said["sha256"])
@@ -69,20 +71,6 @@ class Answer:
         """As the driver gives it."""
         description = [(name, code, None, None, None, None, None) for name, code in self.description]
         return Replayed(cursor, len(self.rows or ()), None, description, self.rows or ())
-
-
-_DRIVERS = (
-    "pymysql",
-    "MySQLdb",
-    "mysql",
-    "mariadb",
-    "aiomysql",
-    "asyncmy",
-    "sqlite3",
-    "psycopg",
-    "psycopg2",
-    "sqlalchemy",
-)
 
 
 def fingerprint_of(rows: Iterable[tuple[Any, ...]]) -> str:

@@ -26,6 +26,7 @@ from .dialect import (
     Room,
     driver_autocommits,
     from_driver,
+    of_driver,
     unrecognised,
     words_of,
 )
@@ -213,6 +214,7 @@ __all__ = [
     "classified",
     "driver_autocommits",
     "explained",
+    "of_driver",
     "unrecognised",
     "words_of",
 ]

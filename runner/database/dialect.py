@@ -285,4 +285,9 @@ _DRIVERS = (
 
 def from_driver(error: BaseException) -> bool:
     """Whether a driver raised this: the same number or words in another error say nothing of the database."""
-    return any(f"{kind.__module__}.".startswith(f"{name}.") for kind in type(error).__mro__ for name in _DRIVERS)
+    return any(of_driver(kind.__module__) for kind in type(error).__mro__)
+
+
+def of_driver(module: str) -> bool:
+    """Whether this is a module of a driver."""
+    return any(f"{module}.".startswith(f"{name}.") for name in _DRIVERS)

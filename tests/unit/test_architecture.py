@@ -26,11 +26,10 @@ url
 masking
 statements
 tables
-answers
 database.dialect
 database.mysql database.postgresql database.sqlite
 database
-settings
+answers settings
 stopping
 report watching
 schema worker wait
