@@ -83,6 +83,7 @@ def stamp(job: Job, targets: tuple[str, ...]) -> Result:
 
     with my_turn(project, lambda *_: False) as turn:
         assert turn is not None
+        project.tell_halves(turn)
         mark(project, turn, lambda _, here, heads: here.stamp_steps(goal or ("base",), heads), goal, targets)
     return Result("stamped")
 

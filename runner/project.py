@@ -501,6 +501,13 @@ class Project:
             place.tables = held.session.tables()
             self._read_halves(place, held.session)
 
+    def tell_halves(self, turn: Turn) -> None:
+        """Tell of what an earlier run left half done, and this one does not mind."""
+        self.read_halves(turn)
+        for place in turn:
+            for half in self.halves(place):
+                place.emit(self.told(half, resumed=False))
+
     def unmanaged(self, place: Place) -> SchemaUnmanaged | None:
         """The error for tables without a version, as far as ``ON_UNMANAGED`` minds them."""
         on_unmanaged = self.job.settings.on_unmanaged

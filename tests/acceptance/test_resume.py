@@ -523,6 +523,18 @@ def test_what_a_variable_took_out_of_a_table_is_for_a_person(tmp_path: Path, dat
     unresolved(project, database, "nobody kept", "SET @old")
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_stamp_over_what_is_half_done_says_so(
+    tmp_path: Path, database: Database, run_job: Callable[..., Result]
+) -> None:
+    project = project_of(tmp_path, BOX + STOP + LAST)
+    stopped(project, database)
+    result = run_job("stamp", "r1", cwd=project.path, env={URL: database.url})
+    half = result.one("revision_half_done")
+    assert (result.exit_code, half["level"], half["resumed"]) == (0, "warning", False)
+    assert [one["state"] for one in half["statements"]] == ["done"]
+
+
 @MARIADB
 def test_a_long_answer_has_to_be_the_same(tmp_path: Path, database: Database) -> None:
     """It is not kept: rows that were moved since are not read as if they had always been elsewhere."""
