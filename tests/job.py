@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import sysconfig
 import textwrap
 import threading
@@ -20,6 +21,7 @@ import alembic
 from jsonschema import Draft202012Validator
 
 from tests.processes import signal_tree
+from tests.warm import Forked, Warm
 
 Event = dict[str, Any]
 
@@ -61,21 +63,13 @@ class Result:
 class Job:
     """A running process. Its output is read all the time, so that it never blocks on a full pipe."""
 
-    def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], plain: bool) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | Forked, *, env: Mapping[str, str], plain: bool) -> None:
+        self.process = process
         self._env = env
-        self._plain = plain
+        self._plain = plain or env.get("ALEMBIC_JOB_LOG_FORMAT") == "text"
         self._stdout: list[bytes] = []
         self._stderr: list[bytes] = []
         self._grown = threading.Condition()
-        self.process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C for the tests is none for the job
-        )
         self._readers = [
             threading.Thread(target=self._read, args=(stream, lines), daemon=True)
             for stream, lines in ((self.process.stdout, self._stdout), (self.process.stderr, self._stderr))
@@ -167,28 +161,61 @@ class Job:
         return f"--- exit {code}, stdout:\n{self.stdout}--- stderr:\n{self.stderr}---"
 
 
-def start_job(*arguments: str, cwd: Path, env: Mapping[str, str | None] | None = None, plain: bool = False) -> Job:
+def start_job(
+    *arguments: str,
+    cwd: Path,
+    env: Mapping[str, str | None] | None = None,
+    plain: bool = False,
+    fresh: bool = False,
+) -> Job:
     """Start ``alembic-job`` in ``cwd`` with a clean environment: PATH, HOME, JSON lines, and ``env``.
 
-    A None in ``env`` takes a default away. ``plain``: the output is for people, and is not checked.
+    A None in ``env`` takes a default away. ``plain``: the output is for people, and is not checked. It is forked
+    from a warm process (``tests/warm.py``), which takes a quarter of the CPU time. ``fresh``: from the console
+    script, as it always is where ``env`` has something for the interpreter itself.
     """
-    program = SCRIPTS / "alembic-job"
-    assert program.exists(), f"{program} is missing: pip install -e '.[postgresql]' first, or use make"
-    return start([str(program), *arguments], cwd=cwd, env=env, plain=plain)
+    full = _environment(cwd, env)
+    if fresh or any(name.startswith(_FOR_THE_INTERPRETER) for name in full) or sys.platform != "linux":
+        program = SCRIPTS / "alembic-job"
+        assert program.exists(), f"{program} is missing: pip install -e '.[postgresql]' first, or use make"
+        return start([str(program), *arguments], cwd=cwd, env=env, plain=plain)
+    return Job(Forked(_warm(), arguments, full, cwd), env=full, plain=plain)
+
+
+_FOR_THE_INTERPRETER = ("PYTHON", "LD_", "LC_", "LANG", "TZ")
+
+
+@functools.cache
+def _warm() -> Warm:
+    """One for all tests of this process; it ends with it."""
+    return Warm()
 
 
 def start(
     command: Sequence[str], *, cwd: Path, env: Mapping[str, str | None] | None = None, plain: bool = False
 ) -> Job:
     """Start any command like ``start_job``: the entrypoint, or ``python -m runner``."""
+    full = _environment(cwd, env)
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=full,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C for the tests is none for the job
+    )
+    return Job(process, env=full, plain=plain)
+
+
+def _environment(cwd: Path, env: Mapping[str, str | None] | None) -> dict[str, str]:
     defaults = {
         "PATH": f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "HOME": str(cwd),
         "ALEMBIC_JOB_LOG_FORMAT": "json",
     }
     merged = {**defaults, **(env or {})}
-    full = {name: value for name, value in merged.items() if value is not None}
-    return Job(command, cwd=cwd, env=full, plain=plain or full.get("ALEMBIC_JOB_LOG_FORMAT") == "text")
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def run_job(*arguments: str, cwd: Path, timeout_s: float = 60, **options: Any) -> Result:

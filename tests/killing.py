@@ -369,7 +369,6 @@ class Case:
             env={
                 "ALEMBIC_JOB_DATABASE_URL": self.database.url,
                 "ALEMBIC_JOB_WAIT_TIMEOUT": "60s",
-                "PYTHONPATH": str(self.project.path),
                 **env,
             },
         )

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.page import paste
-from tests.chaos.warm import Start, become, warm_up
 from tests.databases import Server
 from tests.job import Revision, make_project
 from tests.processes import signal_tree
 from tests.servers import free_port, private_server
+from tests.warm import Start, become, opened, warm_up
 
 LEAVE_S = 5.0  # the last one, after the winner
 START_S, END_S = 240.0, 60.0
@@ -92,7 +92,7 @@ class Fleet:
         if pid == 0:
             os.close(self._write)
             os.read(self._read, 1)  # until the last writer closes it
-            become(start)
+            become(start, opened(start))
         self.pids.append(pid)
 
     def go(self) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.proxy import Line
-from tests.chaos.warm import Start, Warm
 from tests.job import Event, check_lines
 from tests.processes import descendants, signal_tree
+from tests.warm import Start, Warm
 
 
 @dataclass

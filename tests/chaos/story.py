@@ -23,9 +23,9 @@ from tests.chaos import faults, history, verdict
 from tests.chaos.faults import FAULTS, Planned
 from tests.chaos.proxy import Proxy
 from tests.chaos.runs import Run, Runs, record
-from tests.chaos.warm import Warm
 from tests.databases import DRIVERS, PASSWORD, Database, Login, Server, sqlite_database
 from tests.servers import PrivateServer, free_port, private_server
+from tests.warm import Warm
 
 RACE_S, FINISH_S, FREE_S = 30.0, 60.0, 10.0
 _TICK_S = 0.02

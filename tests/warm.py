@@ -4,7 +4,7 @@ Starting Python with Alembic and SQLAlchemy costs more CPU time than the run its
 not start several runs at the same moment at all. What is forked here is the program as it is: its
 arguments, environment and directory, stdout and stderr, and ``main()`` of the console script.
 
-``python -m tests.chaos.warm`` reads what to start, a JSON object a line, and answers with process ids
+``python -m tests.warm`` reads what to start, a JSON object a line, and answers with process ids
 and, later, how they ended. It is a process of its own, and has one thread, so that forking is safe.
 """
 
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 _MODULES = (
     "alembic_job",
     "alembic_job.cli",
@@ -61,7 +61,13 @@ def warm_up() -> None:
     importlib.import_module(f"sqlalchemy.dialects.postgresql.{driver}")
 
 
-def become(start: Start) -> None:
+def opened(start: Start) -> tuple[int, int]:
+    """Open the files for its output."""
+    out, err = (os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for path in (start.out, start.err))
+    return out, err
+
+
+def become(start: Start, output: tuple[int, int]) -> None:
     """Be this run, in a process that was forked for it; never returns."""
     code = 70  # EX_SOFTWARE: main() raised, which it must not
     try:
@@ -69,12 +75,7 @@ def become(start: Start) -> None:
         os.chdir(start.cwd)
         os.environ.clear()
         os.environ.update(start.env)
-        files = [
-            os.open(os.devnull, os.O_RDONLY),
-            os.open(start.out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-            os.open(start.err, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-        ]
-        for number, descriptor in enumerate(files):
+        for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), *output)):
             os.dup2(descriptor, number)
         os.closerange(3, 4096)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -124,9 +125,13 @@ def _serve() -> None:
             for line in lines:
                 # As the program itself does first of all; before that, a signal would meet Python alone, not us.
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+                start = Start(**json.loads(line))
+                output = opened(start)  # before the answer: a pipe has a writer from then on
                 pid = os.fork()
                 if pid == 0:
-                    become(Start(**json.loads(line)))
+                    become(start, output)
+                for descriptor in output:
+                    os.close(descriptor)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
                 running.add(pid)
                 say(started=pid)
@@ -146,7 +151,7 @@ class Warm:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.warm"],
+            [sys.executable, "-m", "tests.warm"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -186,11 +191,53 @@ class Warm:
         with self._told:
             return self._codes.get(pid)
 
+    def wait(self, pid: int, timeout_s: float | None) -> int | None:
+        """How a run ended, or None when it has not within this time."""
+        with self._told:
+            self._told.wait_for(lambda: pid in self._codes, timeout_s)
+            return self._codes.get(pid)
+
     def close(self) -> None:
         """End the warm process, and what it started."""
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(10)
+
+
+class Forked:
+    """A run of the warm process, as ``subprocess.Popen`` shows a process."""
+
+    def __init__(self, warm: Warm, arguments: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+        self._warm = warm
+        ends = [os.pipe(), os.pipe()]
+        # The way to a pipe of ours through /proc: it is opened over there before the answer comes.
+        out, err = (f"/proc/{os.getpid()}/fd/{writer}" for _, writer in ends)
+        self.stdout, self.stderr = (os.fdopen(reader, "rb") for reader, _ in ends)
+        try:
+            self.pid = warm.start(Start(arguments, env, str(cwd), out, err))
+        finally:
+            for _, writer in ends:
+                os.close(writer)
+
+    def poll(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self._warm.code(self.pid)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end. Raises subprocess.TimeoutExpired."""
+        code = self._warm.wait(self.pid, timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("alembic-job", timeout or 0)
+        return code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal, as long as it is there."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
 
 
 if __name__ == "__main__":
