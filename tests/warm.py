@@ -146,6 +146,14 @@ def _serve() -> None:
             say(ended=pid, code=os.waitstatus_to_exitcode(status))
 
 
+@dataclass
+class Started:
+    """A run of the warm process. ``code``: how it ended, negative for a signal; None while it runs."""
+
+    pid: int
+    code: int | None = None
+
+
 class Warm:
     """The warm process, for whoever wants runs of it."""
 
@@ -158,8 +166,8 @@ class Warm:
             start_new_session=True,
         )
         self._told = threading.Condition()
-        self._pids: list[int] = []
-        self._codes: dict[int, int] = {}
+        self._new: list[Started] = []
+        self._running: dict[int, Started] = {}  # a number is another process's when its own has ended
         assert self._process.stdout
         if not self._process.stdout.readline():
             raise RuntimeError("the warm process did not start")
@@ -171,31 +179,27 @@ class Warm:
             said = json.loads(line)
             with self._told:
                 if "started" in said:
-                    self._pids.append(said["started"])
+                    started = self._running[said["started"]] = Started(said["started"])
+                    self._new.append(started)
                 else:
-                    self._codes[said["ended"]] = said["code"]
+                    self._running.pop(said["ended"]).code = said["code"]
                 self._told.notify_all()
 
-    def start(self, start: Start) -> int:
-        """Start a run, and return its process id."""
+    def start(self, start: Start) -> Started:
+        """Start a run."""
         assert self._process.stdin
         with self._told:
             self._process.stdin.write(json.dumps(asdict(start)).encode() + b"\n")
             self._process.stdin.flush()
-            if not self._told.wait_for(lambda: self._pids, timeout=60):
+            if not self._told.wait_for(lambda: self._new, timeout=60):
                 raise RuntimeError("the warm process does not answer")
-            return self._pids.pop()
+            return self._new.pop()
 
-    def code(self, pid: int) -> int | None:
-        """How a run ended: its code, negative for a signal; None while it runs."""
-        with self._told:
-            return self._codes.get(pid)
-
-    def wait(self, pid: int, timeout_s: float | None) -> int | None:
+    def wait(self, started: Started, timeout_s: float | None) -> int | None:
         """How a run ended, or None when it has not within this time."""
         with self._told:
-            self._told.wait_for(lambda: pid in self._codes, timeout_s)
-            return self._codes.get(pid)
+            self._told.wait_for(lambda: started.code is not None, timeout_s)
+            return started.code
 
     def close(self) -> None:
         """End the warm process, and what it started."""
@@ -214,18 +218,19 @@ class Forked:
         out, err = (f"/proc/{os.getpid()}/fd/{writer}" for _, writer in ends)
         self.stdout, self.stderr = (os.fdopen(reader, "rb") for reader, _ in ends)
         try:
-            self.pid = warm.start(Start(arguments, env, str(cwd), out, err))
+            self._run = warm.start(Start(arguments, env, str(cwd), out, err))
         finally:
             for _, writer in ends:
                 os.close(writer)
+        self.pid = self._run.pid
 
     def poll(self) -> int | None:
         """How it ended; None while it runs."""
-        return self._warm.code(self.pid)
+        return self._run.code
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end. Raises subprocess.TimeoutExpired."""
-        code = self._warm.wait(self.pid, timeout)
+        code = self._warm.wait(self._run, timeout)
         if code is None:
             raise subprocess.TimeoutExpired("alembic-job", timeout or 0)
         return code

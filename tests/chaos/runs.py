@@ -15,7 +15,7 @@ from typing import Any
 from tests.chaos.proxy import Line
 from tests.job import Event, check_lines
 from tests.processes import descendants, signal_tree
-from tests.warm import Start, Warm
+from tests.warm import Start, Started, Warm
 
 
 @dataclass
@@ -24,11 +24,10 @@ class Run:
 
     name: str
     image: str
-    pid: int
+    process: Started
     out: Path
     err: Path
     line: Line | None
-    warm: Warm
     events: list[Event] = field(default_factory=list)
     code: int | None = None
     harm: list[str] = field(default_factory=list)  # what was done to its processes
@@ -47,7 +46,7 @@ class Run:
 
     def look(self) -> list[Event]:
         """What it has said since the last time; and whether it has ended."""
-        code = self.warm.code(self.pid)  # before reading, so that nothing is missed
+        code = self.process.code  # before reading, so that nothing is missed
         new: list[Event] = []
         with contextlib.suppress(FileNotFoundError), self.out.open("rb") as file:
             file.seek(self._read)
@@ -75,7 +74,7 @@ class Run:
     @property
     def worker(self) -> int | None:
         """The process that works; the other one is the screen."""
-        return next(iter(descendants(self.pid)), None)
+        return next(iter(descendants(self.process.pid)), None)
 
     def kill(self) -> bool:
         """Kill all of it at once, as the end of a node or container does."""
@@ -93,7 +92,7 @@ class Run:
     def stop(self) -> bool:
         """SIGTERM to the first process, as a container runtime does."""
         self.harm.append("program stopped")
-        return _sent(self.pid, signal.SIGTERM)
+        return _sent(self.process.pid, signal.SIGTERM)
 
     def freeze(self) -> bool:
         """Stop all of it: it neither works nor notices anything."""
@@ -101,14 +100,14 @@ class Run:
 
     def thaw(self) -> None:
         """Undo ``freeze``."""
-        if self.warm.code(self.pid) is None:
-            signal_tree(self.pid, signal.SIGCONT)
+        if self.process.code is None:
+            signal_tree(self.process.pid, signal.SIGCONT)
 
     def _signal_all(self, number: signal.Signals, harm: str) -> bool:
-        if self.warm.code(self.pid) is not None:
+        if self.process.code is not None:
             return False
         self.harm.append(harm)
-        signal_tree(self.pid, number)
+        signal_tree(self.process.pid, number)
         return True
 
     @property
@@ -163,8 +162,8 @@ class Runs:
         name = f"run{len(self.all) + 1}"
         out, err = self._folder / f"{name}.out", self._folder / f"{name}.err"
         env = {**self._env, "CHAOS_RUN": name, "ALEMBIC_JOB_DATABASE_URL": url}
-        pid = self._warm.start(Start(list(command), env, str(cwd), str(out), str(err)))
-        run = Run(name, image, pid, out, err, line, self._warm)
+        process = self._warm.start(Start(list(command), env, str(cwd), str(out), str(err)))
+        run = Run(name, image, process, out, err, line)
         self.all.append(run)
         return run
 
@@ -185,7 +184,7 @@ class Runs:
             time.sleep(0.02)
         late = self.alive
         for run in late:
-            signal_tree(run.pid, signal.SIGKILL)
+            signal_tree(run.process.pid, signal.SIGKILL)
         while self.alive and time.monotonic() < deadline + 10:
             self.look()
             time.sleep(0.02)
