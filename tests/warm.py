@@ -43,13 +43,14 @@ _MODULES = (
 
 @dataclass(frozen=True)
 class Start:
-    """One run of the program: arguments, the whole environment, where to run, and files for its output."""
+    """One run of the program: arguments, the whole environment, where to run, files for its output, and the umask."""
 
     arguments: Sequence[str]
     env: Mapping[str, str]
     cwd: str
     out: str
     err: str
+    umask: int = 0o022
 
 
 def warm_up() -> None:
@@ -73,6 +74,7 @@ def become(start: Start, output: tuple[int, int]) -> None:
     try:
         os.setsid()
         os.chdir(start.cwd)
+        os.umask(start.umask)
         os.environ.clear()
         os.environ.update(start.env)
         for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), *output)):
@@ -218,7 +220,7 @@ class Forked:
         out, err = (f"/proc/{os.getpid()}/fd/{writer}" for _, writer in ends)
         self.stdout, self.stderr = (os.fdopen(reader, "rb") for reader, _ in ends)
         try:
-            self._run = warm.start(Start(arguments, env, str(cwd), out, err))
+            self._run = warm.start(Start(arguments, env, str(cwd), out, err, _umask()))
         finally:
             for _, writer in ends:
                 os.close(writer)
@@ -243,6 +245,12 @@ class Forked:
     def terminate(self) -> None:
         """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
+
+
+def _umask() -> int:
+    """Without setting it, which other threads would notice."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:"))
 
 
 if __name__ == "__main__":
