@@ -660,7 +660,8 @@ class LedgerListed(Event):
         )
         why = f": {self.error or self.reason}" if self.error or self.reason else "."
         when = self.started or "at an unknown time"
-        return f"{when} {self.direction} {self.revision}: {self.state}{took} ({by}){why}"
+        what = self.command if self.command in ("resolve", "stamp", "baseline") else self.direction
+        return f"{when} {what} {self.revision}: {self.state}{took} ({by}){why}"
 
 
 @dataclass(frozen=True, kw_only=True)

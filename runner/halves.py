@@ -201,6 +201,17 @@ def contradicted(session: Session, half: Half) -> str | None:
     return None
 
 
+def remains(session: Session, half: Half) -> list[str]:
+    """What is not as it was before the revision, as far as DDL was recorded: ``TABLE box``, …."""
+    first: dict[str, str | None] = {}
+    for one in half.statements:
+        first = {**(one.before or {}), **first}
+    with suppress(Exception):  # of a database in which this user may not look
+        now = session.dialect.definitions(session.ask, about(first)) or {}
+        return [what for what in now if now[what] != first[what]]
+    return []
+
+
 def _plain(what: str) -> str:
     return re.sub(r'[`"\[\]]', "", what).lower()
 

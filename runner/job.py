@@ -31,10 +31,16 @@ class Result:
     outcome: str
     exit_code: ExitCode = ExitCode.OK
     hint: str | None = None
+    revision: str | None = None
 
     def fields(self) -> dict[str, Any]:
         """For ``run_finished``."""
-        return {"outcome": self.outcome, "exit_code": int(self.exit_code), "hint": self.hint}
+        return {
+            "outcome": self.outcome,
+            "exit_code": int(self.exit_code),
+            "hint": self.hint,
+            "revision": self.revision,
+        }
 
 
 class Job:

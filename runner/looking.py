@@ -101,10 +101,11 @@ def _planned(
     for place, made in zip(project.places, plans, strict=True):
         project.report(place, made, written.digest if written else None)
     pending = any(made.pending for made in plans)
+    to_apply = f"To apply this plan, and nothing else: alembic-job upgrade --plan {shlex.quote(out)}" if out else None
     return Result(
         "reported",
         ExitCode.PENDING if exit_code and pending else ExitCode.OK,
-        hint=f"To apply this plan, and nothing else: alembic-job upgrade --plan {shlex.quote(out)}" if out else None,
+        hint=" ".join(filter(None, (project.half_done(), to_apply))) or None,
     )
 
 

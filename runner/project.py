@@ -451,6 +451,18 @@ class Project:
             if half.is_left and self.contains(place.rows, half.revision) == (half.direction == "downgrade")
         ]
 
+    def half_done(self) -> str | None:
+        """For a last line: what an earlier run left half done, and what the next upgrade makes of it."""
+        said = []
+        for place in self.places:
+            for half in self.halves(place):
+                known = not self.history.known(place.rows)[1]
+                pending = {revision.revision for revision in self.pending(place)} if known else set()
+                why = self.why_not_resumed(half, pending)
+                then = f"stops with 42: {why}" if why else "goes on behind what is there."
+                said.append(f"{half.revision} is half done, if no other run is just at it; the next upgrade {then}")
+        return " ".join(said) or None
+
     def told(self, half: Half, *, resumed: bool) -> RevisionHalfDone:
         """The event for a revision that was left half done, as ``LOG_SQL`` wants it."""
         return half.event(resumed=resumed, sql=self.job.settings.log_sql != "off")

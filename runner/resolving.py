@@ -10,7 +10,7 @@ from alembic.runtime.migration import RevisionStep
 
 from .errors import TargetInvalid
 from .events import listed
-from .halves import Half, forget
+from .halves import Half, forget, remains
 from .history import History
 from .job import Job, Result
 from .model import Revision, Rows
@@ -38,7 +38,8 @@ def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
         there = project.contains(place.rows, revision.revision)
         state = f"{revision.revision} is {'' if applied else 'not '}applied"
         if there == applied and half is None:
-            return Result("resolved", hint=f"There was nothing to settle: {state}.")
+            return Result("resolved", hint=f"There was nothing to settle: {state}.", revision=revision.revision)
+        left = remains(turn[place].session, half) if half and not applied else []
         if there == applied:
             assert half
             if journal := journals(project, turn).get(place):  # the ledger may be out of order
@@ -55,7 +56,8 @@ def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
             assert place.database
             forget(Pen(place.database, turn[place].session), place.table, [revision.revision])
     record = " 'alembic-job runs' has the record." if journals(project, turn) else ""
-    return Result("resolved", hint=f"Settled: {state}.{record}")
+    doubt = f" But not as before it: {listed(left)}. Look whether the next run may find that." if left else ""
+    return Result("resolved", hint=f"Settled: {state}.{doubt}{record}", revision=revision.revision)
 
 
 def _named(project: Project, target: str, halves: Mapping[str, Half]) -> Revision:

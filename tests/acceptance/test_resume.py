@@ -764,3 +764,34 @@ def test_of_two_databases_the_one_that_is_half_done_is_resumed(
     for database in (one, two):
         assert database.versions() == {"r1"} and database.query("SELECT x FROM box") == [(1,)]
         assert recorded(database) == []
+
+
+@pytest.mark.parametrize("database", ["mariadb", "sqlite"], indirect=True)
+def test_the_last_line_of_who_looks_tells_what_is_half_done(
+    tmp_path: Path, database: Database, run_job: Callable[..., Result]
+) -> None:
+    project = project_of(tmp_path, BOX + STOP + LAST)
+    stopped(project, database)
+    options: Mapping[str, Any] = {"cwd": project.path, "env": {"ALEMBIC_JOB_DATABASE_URL": database.url}}
+    for command in ("status", "plan"):
+        assert "the next upgrade goes on behind what is there" in run_job(command, **options).finished["hint"]
+    said = run_job("status", "--resume", "off", **options).finished["hint"]
+    assert said.startswith("r1 is half done") and "stops with 42: ALEMBIC_JOB_RESUME is off." in said
+
+
+@pytest.mark.parametrize("database", ["mariadb", "sqlite"], indirect=True)
+def test_who_says_rolled_back_of_what_is_still_there_is_told(
+    tmp_path: Path, database: Database, run_job: Callable[..., Result]
+) -> None:
+    project = project_of(tmp_path, BOX + STOP + LAST)
+    options: Mapping[str, Any] = {"cwd": project.path, "env": {"ALEMBIC_JOB_DATABASE_URL": database.url}}
+    resolve = ("resolve", "r1", "--rolled-back", "--reason", "dropped by hand")
+    stopped(project, database)
+    settled = run_job(*resolve, **options).finished
+    assert (settled["outcome"], settled["revision"]) == ("resolved", "r1")
+    assert "But not as before it: TABLE box" in settled["hint"].replace("`", "").replace('"', "")
+    database.execute("DROP TABLE box")
+    stopped(project, database)
+    database.execute("DROP TABLE box")
+    assert "But not" not in run_job(*resolve, **options).finished["hint"]
+    story.upgraded(project, database)
