@@ -58,7 +58,8 @@ def _malformed(number: int, rule: Mapping[str, Any], names: list[str]) -> Iterat
         yield f"{here}: action {rule.get('action')} is none of {', '.join(ACTIONS)}"
     if rule.get("action") == "FailIndex":
         yield f"{here}: FailIndex is for indexed Jobs"
-    if ("onExitCodes" in rule) == ("onPodConditions" in rule):
+    # An empty list counts as none: https://github.com/kubernetes/kubernetes/pull/120204
+    if bool(rule.get("onExitCodes")) == bool(rule.get("onPodConditions")):
         yield f"{here}: one of onExitCodes and onPodConditions is needed, and not both"
     if codes := rule.get("onExitCodes"):
         values = codes.get("values") or []
@@ -73,14 +74,14 @@ def _malformed(number: int, rule: Mapping[str, Any], names: list[str]) -> Iterat
         elif codes["containerName"] not in names:
             yield f"{here}: there is no container {codes['containerName']}"
     for condition in rule.get("onPodConditions") or []:
-        if condition.get("status", "True") not in STATUSES:
-            yield f"{here}: status {condition['status']!r} is none of {', '.join(STATUSES)}"
+        if condition.get("status") not in STATUSES:
+            yield f"{here}: status {condition.get('status')!r} is none of {', '.join(STATUSES)}"
 
 
 def _order(rules: list[Mapping[str, Any]]) -> Iterator[str]:
     """The first rule that matches decides: a drained node must not turn a lasting failure into another attempt."""
     disruption = [n for n, rule in enumerate(rules) if any(map(_disruption, rule.get("onPodConditions") or []))]
-    codes = [n for n, rule in enumerate(rules) if "onExitCodes" in rule]
+    codes = [n for n, rule in enumerate(rules) if rule.get("onExitCodes")]
     if not disruption or rules[disruption[0]].get("action") != "Ignore":
         yield "podFailurePolicy: no rule with Ignore on DisruptionTarget: a drained node counts as a failed attempt"
     elif codes and codes[-1] > disruption[0]:
@@ -88,7 +89,7 @@ def _order(rules: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _disruption(condition: Mapping[str, Any]) -> bool:
-    return condition.get("type") == "DisruptionTarget" and condition.get("status", "True") == "True"
+    return condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
 
 
 def _outcomes(rules: list[Mapping[str, Any]], container: str) -> Iterator[str]:
