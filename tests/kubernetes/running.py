@@ -25,6 +25,9 @@ LEFT_ALONE = {
     "karpenter.sh/do-not-disrupt": "true",
 }
 OTHERS_READ = 0o004
+# What Kubernetes puts in for $(NAME), and a password that stands there as it is.
+_REFERENCE = re.compile(r"(?<!\$)\$\(([\w.-]+)\)")
+_PASSWORD = re.compile(r"://[^/@:\s]*:(?!\$\()[^/@\s]+@")
 UNDOING_S = 10
 PROGRESS_S = 600  # Kubernetes' own default
 
@@ -62,8 +65,15 @@ def _settings(container: Container) -> Iterator[str]:
     for name, count in Counter(env.get("name") for env in container.env).items():
         if count > 1:
             yield f"{name} is given {count} times"
+    given: set[str] = set()
     for env in container.env:
         name = str(env.get("name"))
+        for other in sorted(set(_REFERENCE.findall(str(env.get("value", "")))) - given):
+            if "envFrom" not in container.spec:
+                yield f"{name}: Kubernetes leaves $({other}) as it is, since {other} is not given before it"
+        given.add(name)
+        if _PASSWORD.search(str(env.get("value", ""))):
+            yield f"{name} has a password: it belongs into a Secret, and not into the manifest"
         if not name.startswith(PREFIX):
             continue
         if name not in READ:
@@ -77,8 +87,8 @@ def _value(field: str, text: Any) -> Iterator[str]:
     if not isinstance(text, str):
         yield f"{name}: {text!r} has to be in quotes"
         return
-    if field in SECRET:
-        yield f"{name} is a secret: it belongs into a Secret, and not into the manifest"
+    if field in SECRET and not _REFERENCE.search(text) and not _PASSWORD.search(text):
+        yield f"{name} belongs into a Secret, and not into the manifest"
     if field in ("database_url", *OTHER_URLS) and text and (said := url_problem(text)):
         yield f"{name}: {said[0]}"
     if field == "target" and re.search(r"(?:^|[\s@:])[+-]\d", text):

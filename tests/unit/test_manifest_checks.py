@@ -272,8 +272,10 @@ SETTINGS = [
     Case(job, f"{MAIN}.env.+", ours("WAIT_TIMEOUT", 120), "WAIT_TIMEOUT: 120 has to be in quotes"),
     Case(job, f"{MAIN}.env.+", ours("ON_AHEAD", "maybe"), "ON_AHEAD: Input should be"),
     Case(job, f"{MAIN}.env.+", ours("TARGET", "heads +1"), "TARGET: a relative target"),
-    Case(job, f"{MAIN}.env.+", ours("DB_PASSWORD", "x"), "DB_PASSWORD is a secret"),
-    Case(job, f"{MAIN}.env.+", ours("DATABASE_URL", "postgresql://a:b@c/d"), "DATABASE_URL is a secret"),
+    Case(job, f"{MAIN}.env.+", ours("DB_PASSWORD", "x"), "DB_PASSWORD belongs into a Secret"),
+    Case(job, f"{MAIN}.env.+", ours("DATABASE_URL", "postgresql://a:b@c/d"), "DATABASE_URL has a password"),
+    Case(job, f"{MAIN}.env.+", env("DATABASE_URL", "postgresql://a:b@c/d"), "DATABASE_URL has a password"),
+    Case(job, f"{MAIN}.env.+", ours("X", "to=$(PLACE)"), r"leaves \$\(PLACE\) as it is"),
     Case(job, f"{MAIN}.env.+", ours("LOCK_DATABASE_URL", "oracle://a/b"), "'oracle' databases", alone=False),
     Case(job, at(f"{PREFIX}LOG_FORMAT"), ours("LOG_FORMAT", "text"), "LOG_FORMAT has to be json"),
     Case(job, at(f"{PREFIX}LOG_FORMAT"), _REMOVED, "LOG_FORMAT has to be json"),
@@ -498,6 +500,17 @@ def test_a_name_carries_the_tag_of_its_image_or_not(name: str, image: str, good:
     document["metadata"]["name"] = name
     document["spec"]["template"]["spec"]["containers"][0]["image"] = image
     assert (checks.unnamed_by_tag([document]) == []) is good
+
+
+def test_a_url_may_take_the_password_from_a_variable_before_it() -> None:
+    [document] = job()
+    variables = document["spec"]["template"]["spec"]["containers"][0]["env"]
+    variables.append(env("PASSWORD", secretKeyRef={"name": "bookshop-database", "key": "password"}))
+    variables.append(ours("DATABASE_URL", "postgresql+psycopg://shop:$(PASSWORD)@db/shop"))
+    assert checks.faults([document]) == []
+    variables.append(variables.pop(-2))
+    [fault] = checks.faults([document])
+    assert "PASSWORD is not given before it" in fault
 
 
 def test_documents_in_a_list_and_empty_ones_are_looked_at() -> None:
