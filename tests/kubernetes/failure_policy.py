@@ -38,6 +38,11 @@ def _of_job(job: Object) -> Iterator[str]:
         yield f"restartPolicy is {restart}: podFailurePolicy needs Never, and OnFailure loses the logs of a failure"
     if "backoffLimit" not in job.spec:
         yield "no backoffLimit: the default, 6, is a quarter of an hour of attempts"
+    for key in ("parallelism", "completions"):
+        if job.spec.get(key, 1) != 1:
+            yield f"{key} is {job.spec[key]}: one pod is enough, and others would wait for its lock"
+    if job.spec.get("podReplacementPolicy", "Failed") != "Failed":
+        yield "podReplacementPolicy has to be Failed beside a podFailurePolicy"
     rules = (job.spec.get("podFailurePolicy") or {}).get("rules") or []
     if not rules:
         yield "no podFailurePolicy: what no retry can help is retried"

@@ -57,9 +57,10 @@ def test_the_schemas_are_strict() -> None:
     assert "'backofLimit' was unexpected" in fault
 
 
+@pytest.mark.parametrize("kubectl", kustomize.KUBECTLS)
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=named)
-def test_an_overlay_has_no_fault_and_a_name_that_carries_the_tag(overlay: Path) -> None:
-    documents = read(overlay)
+def test_an_overlay_has_no_fault_and_a_name_that_carries_the_tag(overlay: Path, kubectl: str) -> None:
+    documents = kustomize.rendered(overlay, kubectl)
     assert checks.faults(documents) == []
     assert checks.unnamed_by_tag(documents) == []
 

@@ -186,6 +186,8 @@ CODES = f"{RULES}.0.onExitCodes"
 POLICY = [
     Case(job, f"{POD}.restartPolicy", "OnFailure", "restartPolicy is OnFailure"),
     Case(job, "spec.backoffLimit", _REMOVED, "no backoffLimit"),
+    Case(job, "spec.parallelism", 3, "parallelism is 3: one pod is enough"),
+    Case(job, "spec.podReplacementPolicy", "TerminatingOrFailed", "podReplacementPolicy has to be Failed"),
     Case(job, "spec.podFailurePolicy", _REMOVED, "no podFailurePolicy"),
     Case(job, f"{RULES}.0.action", "FailJobs", "action FailJobs is none of"),
     Case(job, f"{RULES}.0.action", "FailIndex", "FailIndex is for indexed Jobs"),

@@ -79,6 +79,19 @@ def test_three_values_of_the_job_are_to_be_changed_and_each_stands_in_one_place(
     assert text.count("1.4.2") == 1
 
 
+def test_with_three_values_changed_it_is_the_job_of_another_project() -> None:
+    text = (K8S / "job.yaml").read_text(encoding="utf-8")
+    for ours, theirs in (
+        ("bookshop-migrate-1-4-2", "till-migrate-3f2c9e1"),
+        ("registry.example.com/bookshop-migrate:1.4.2", "ghcr.io/acme/till:3f2c9e1"),
+        ("bookshop-database", "till"),
+    ):
+        text = text.replace(ours, theirs)
+    theirs = [yaml.safe_load(text)]
+    assert (checks.faults(theirs), checks.unnamed_by_tag(theirs)) == ([], [])
+    assert "bookshop" not in yaml.safe_dump(theirs)
+
+
 def test_the_job_beside_the_deployment_is_the_same_as_the_one_alone() -> None:
     assert documents(K8S / "deployment-init.yaml")[0] == documents(K8S / "job.yaml")[0]
 
