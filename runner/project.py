@@ -460,7 +460,7 @@ class Project:
                 pending = {revision.revision for revision in self.pending(place)} if known else set()
                 why = self.why_not_resumed(half, pending)
                 then = f"stops with 42: {why}" if why else "goes on behind what is there."
-                said.append(f"{half.revision} is half done, if no other run is just at it; the next upgrade {then}")
+                said.append(f"{half.revision} is half done; the next upgrade {then}")
         return " ".join(said) or None
 
     def told(self, half: Half, *, resumed: bool) -> RevisionHalfDone:
