@@ -208,7 +208,7 @@ def not_resumed(history: History, half: Half, steps: Collection[str], direction:
     if half.direction != direction or half.revision not in steps:
         return f"This run would not {half.direction} it."
     if half.sha256 and fingerprint(held[0].path) != half.sha256:
-        return f"{held[0].path} was changed since."
+        return f"{held[0].path} was changed since: with the file as it was, a run goes on."
     return None
 
 

@@ -501,7 +501,7 @@ class Project:
     def why_not_resumed(self, half: Half, steps: Collection[str], direction: str = "upgrade") -> str | None:
         """Why a run with these steps does not go on behind what was done of a revision; None when it does."""
         if self.job.settings.resume == "off":
-            return "ALEMBIC_JOB_RESUME is off."
+            return "ALEMBIC_JOB_RESUME is off: with auto, a run goes on where that is safe."
         if trouble := next((place.ledger.trouble for place in self.places if place.ledger.trouble), None):
             return f"{trouble}."
         return diagnosis.not_resumed(self.history, half, steps, direction)

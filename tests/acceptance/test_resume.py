@@ -776,7 +776,7 @@ def test_the_last_line_of_who_looks_tells_what_is_half_done(
     for command in ("status", "plan"):
         assert "the next upgrade goes on behind what is there" in run_job(command, **options).finished["hint"]
     said = run_job("status", "--resume", "off", **options).finished["hint"]
-    assert said.startswith("r1 is half done") and "stops with 42: ALEMBIC_JOB_RESUME is off." in said
+    assert said.startswith("r1 is half done") and "stops with 42: ALEMBIC_JOB_RESUME is off: with auto" in said
 
 
 @pytest.mark.parametrize("database", ["mariadb", "sqlite"], indirect=True)
