@@ -126,6 +126,7 @@ podFailurePolicy:
         containerName: migrate
         operator: In
         values: [2, 11, 12, 13, 30, 31, 32, 33, 34, 35, 36, 40, 41, 42, 44, 45]
+      onPodConditions: [] # says nothing; the schemas of Kubernetes 1.27 and 1.28 demand it
     - action: Ignore # a drained node or a preemption is no failed attempt
       onPodConditions:
         - type: DisruptionTarget
