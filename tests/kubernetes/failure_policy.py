@@ -38,6 +38,11 @@ def _of_job(job: Object) -> Iterator[str]:
         yield f"restartPolicy is {restart}: podFailurePolicy needs Never, and OnFailure loses the logs of a failure"
     if "backoffLimit" not in job.spec:
         yield "no backoffLimit: the default, 6, is a quarter of an hour of attempts"
+    for key in ("parallelism", "completions"):
+        if job.spec.get(key, 1) != 1:
+            yield f"{key} is {job.spec[key]}: one pod is enough, and others would wait for its lock"
+    if job.spec.get("podReplacementPolicy", "Failed") != "Failed":
+        yield "podReplacementPolicy has to be Failed beside a podFailurePolicy"
     rules = (job.spec.get("podFailurePolicy") or {}).get("rules") or []
     if not rules:
         yield "no podFailurePolicy: what no retry can help is retried"
@@ -58,7 +63,8 @@ def _malformed(number: int, rule: Mapping[str, Any], names: list[str]) -> Iterat
         yield f"{here}: action {rule.get('action')} is none of {', '.join(ACTIONS)}"
     if rule.get("action") == "FailIndex":
         yield f"{here}: FailIndex is for indexed Jobs"
-    if ("onExitCodes" in rule) == ("onPodConditions" in rule):
+    # An empty list counts as none: https://github.com/kubernetes/kubernetes/pull/120204
+    if bool(rule.get("onExitCodes")) == bool(rule.get("onPodConditions")):
         yield f"{here}: one of onExitCodes and onPodConditions is needed, and not both"
     if codes := rule.get("onExitCodes"):
         values = codes.get("values") or []
@@ -73,14 +79,14 @@ def _malformed(number: int, rule: Mapping[str, Any], names: list[str]) -> Iterat
         elif codes["containerName"] not in names:
             yield f"{here}: there is no container {codes['containerName']}"
     for condition in rule.get("onPodConditions") or []:
-        if condition.get("status", "True") not in STATUSES:
-            yield f"{here}: status {condition['status']!r} is none of {', '.join(STATUSES)}"
+        if condition.get("status") not in STATUSES:
+            yield f"{here}: status {condition.get('status')!r} is none of {', '.join(STATUSES)}"
 
 
 def _order(rules: list[Mapping[str, Any]]) -> Iterator[str]:
     """The first rule that matches decides: a drained node must not turn a lasting failure into another attempt."""
     disruption = [n for n, rule in enumerate(rules) if any(map(_disruption, rule.get("onPodConditions") or []))]
-    codes = [n for n, rule in enumerate(rules) if "onExitCodes" in rule]
+    codes = [n for n, rule in enumerate(rules) if rule.get("onExitCodes")]
     if not disruption or rules[disruption[0]].get("action") != "Ignore":
         yield "podFailurePolicy: no rule with Ignore on DisruptionTarget: a drained node counts as a failed attempt"
     elif codes and codes[-1] > disruption[0]:
@@ -88,7 +94,7 @@ def _order(rules: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _disruption(condition: Mapping[str, Any]) -> bool:
-    return condition.get("type") == "DisruptionTarget" and condition.get("status", "True") == "True"
+    return condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
 
 
 def _outcomes(rules: list[Mapping[str, Any]], container: str) -> Iterator[str]:

@@ -54,7 +54,7 @@ TOOLS = (HELM, ARGO)
 # Helm's events after which everything else of the release is there, and Argo CD's.
 LATE = {"post-install", "post-upgrade", "post-rollback", "post-delete", "pre-delete", "pre-rollback", "test"}
 LATE |= {"PostSync", "SyncFail", "PreDelete", "PostDelete"}
-FLUX = "kustomize.toolkit.fluxcd.io/"
+FLUX = re.compile(r"(kustomize|helm)\.toolkit\.fluxcd\.io/")
 USED = ("Secret", "ServiceAccount", "ConfigMap")
 
 
@@ -67,7 +67,7 @@ def faults(every: Iterable[Object]) -> Iterator[str]:
             yield from (f"{each}: {fault}" for fault in _before(each, everything, tool))
         if all(tool.hook in each.annotations for tool in TOOLS):
             yield f"{each}: hook of Helm and of Argo CD at once; Argo CD then ignores Helm's"
-        if each.kind == "Job" and any(key.startswith(FLUX) for key in each.annotations):
+        if each.kind == "Job" and any(map(FLUX.match, each.annotations)):
             yield from (f"{each}: {fault}" for fault in _under_flux(each))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from runner.cli import parser
@@ -127,14 +127,10 @@ class Container:
     def arguments(self) -> list[str]:
         return [str(word) for word in [*(self.spec.get("command") or [])[1:], *(self.spec.get("args") or [])]]
 
-    @cached_property
+    @property
     def options(self) -> Mapping[str, Any]:
         """What its arguments say to the program. Raises SettingsInvalid when it refuses them."""
-        known, _ = parser().parse_known_args(self.arguments)
-        parsed = vars(known)
-        if parsed.get("command") not in ("init", "revision", "merge", "branches", "show"):  # which are Alembic's
-            parsed = vars(parser().parse_args(self.arguments))
-        return parsed
+        return _parsed(tuple(self.arguments))
 
     @property
     def command(self) -> str:
@@ -152,6 +148,14 @@ class Container:
 
     def __str__(self) -> str:
         return f"{self.pod.owner}, container {self.name}"
+
+
+_parser = functools.cache(parser)
+
+
+@functools.cache
+def _parsed(arguments: tuple[str, ...]) -> Mapping[str, Any]:
+    return vars(_parser().parse_args(arguments))
 
 
 def objects(documents: Iterable[Mapping[str, Any] | None]) -> list[Object]:

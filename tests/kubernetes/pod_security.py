@@ -16,7 +16,6 @@ VOLUMES = {
     "downwardAPI",
     "emptyDir",
     "ephemeral",
-    "image",
     "persistentVolumeClaim",
     "projected",
     "secret",

@@ -15,13 +15,20 @@ from runner.errors import SettingsInvalid
 from runner.settings import FIELDS, OTHER_URLS, PREFIX, SECRET, WITH_FILE, Settings, duration, url_problem, variable
 from tests.kubernetes.objects import Container, Object, Pod
 
-READ = {variable(field) for field in FIELDS} | {f"{variable(field)}_FILE" for field in WITH_FILE}
+_FILES = {f"{variable(field)}_FILE" for field in WITH_FILE}
+READ = {variable(field) for field in FIELDS} | _FILES
+PATHS = {variable("secrets_dir"), *_FILES}
+QUIT_URL = f"{PREFIX}SIDECAR_QUIT_URL"
 FIELD_PATHS = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace", "NODE_NAME": "spec.nodeName"}
 LEFT_ALONE = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
 }
 OTHERS_READ = 0o004
+# What Kubernetes puts in for $(NAME), and a password that stands there as it is.
+_REFERENCE = re.compile(r"(?<!\$)\$\(([\w.-]+)\)")
+_PASSWORD = re.compile(r"://[^/@:\s]*:(?!\$\()[^/@\s]+@")
+UNDOING_S = 10
 PROGRESS_S = 600  # Kubernetes' own default
 
 
@@ -35,6 +42,9 @@ def faults(every: Iterable[Object]) -> Iterator[str]:
                 yield from (f"{container}: {fault}" for fault in check(container))
         for container in pod.migrating:
             yield from (f"{container}: {fault}" for fault in _stopping(container))
+        for container in pod.init:
+            if any(env.get("name") == QUIT_URL for env in container.env):
+                yield f"{container}: {QUIT_URL} would stop the sidecar that the containers after it need"
         if pod.ours and each.kind in ("Job", "Pod"):
             yield from (f"{each}: {fault}" for fault in _of_pod(pod))
         if each.kind == "Job":
@@ -55,8 +65,15 @@ def _settings(container: Container) -> Iterator[str]:
     for name, count in Counter(env.get("name") for env in container.env).items():
         if count > 1:
             yield f"{name} is given {count} times"
+    given: set[str] = set()
     for env in container.env:
         name = str(env.get("name"))
+        for other in sorted(set(_REFERENCE.findall(str(env.get("value", "")))) - given):
+            if "envFrom" not in container.spec:
+                yield f"{name}: Kubernetes leaves $({other}) as it is, since {other} is not given before it"
+        given.add(name)
+        if _PASSWORD.search(str(env.get("value", ""))):
+            yield f"{name} has a password: it belongs into a Secret, and not into the manifest"
         if not name.startswith(PREFIX):
             continue
         if name not in READ:
@@ -70,8 +87,8 @@ def _value(field: str, text: Any) -> Iterator[str]:
     if not isinstance(text, str):
         yield f"{name}: {text!r} has to be in quotes"
         return
-    if field in SECRET:
-        yield f"{name} is a secret: it belongs into a Secret, and not into the manifest"
+    if field in SECRET and not _REFERENCE.search(text) and not _PASSWORD.search(text):
+        yield f"{name} belongs into a Secret, and not into the manifest"
     if field in ("database_url", *OTHER_URLS) and text and (said := url_problem(text)):
         yield f"{name}: {said[0]}"
     if field == "target" and re.search(r"(?:^|[\s@:])[+-]\d", text):
@@ -101,7 +118,7 @@ def _secrets(container: Container) -> Iterator[str]:
     volumes = {volume.get("name"): volume for volume in container.pod.volumes}
     for env in container.env:
         name, path = str(env.get("name")), PurePosixPath(str(env.get("value")))
-        if not (name in READ and name.endswith("_FILE") and "value" in env):
+        if name not in PATHS or "value" not in env:
             continue
         holding = next((mount for mount in (path, *path.parents) if mount in mounted), None)
         if holding is None:
@@ -156,10 +173,10 @@ def _length(container: Container, field: str) -> timedelta | None:
 def _stopping(container: Container) -> Iterator[str]:
     grace, lock = _length(container, "stop_grace"), _length(container, "lock_timeout")
     patience_s = container.pod.spec.get("terminationGracePeriodSeconds", 30)
-    if grace and grace.total_seconds() >= patience_s:
+    if grace and grace.total_seconds() + UNDOING_S > patience_s:
         yield (
             f"{variable('stop_grace')} is {grace.total_seconds():g} s, and terminationGracePeriodSeconds {patience_s}:"
-            " it has to be less, for the server to undo what is cancelled"
+            f" it has to be {UNDOING_S} s less, for the server to undo what is cancelled"
         )
     if grace and lock and grace >= lock:
         yield (

@@ -77,3 +77,35 @@ def test_three_values_of_the_job_are_to_be_changed_and_each_stands_in_one_place(
         "bookshop-database",
     ]
     assert text.count("1.4.2") == 1
+
+
+def test_with_three_values_changed_it_is_the_job_of_another_project() -> None:
+    text = (K8S / "job.yaml").read_text(encoding="utf-8")
+    for ours, theirs in (
+        ("bookshop-migrate-1-4-2", "till-migrate-3f2c9e1"),
+        ("registry.example.com/bookshop-migrate:1.4.2", "ghcr.io/acme/till:3f2c9e1"),
+        ("bookshop-database", "till"),
+    ):
+        text = text.replace(ours, theirs)
+    theirs = [yaml.safe_load(text)]
+    assert (checks.faults(theirs), checks.unnamed_by_tag(theirs)) == ([], [])
+    assert "bookshop" not in yaml.safe_dump(theirs)
+
+
+def test_the_job_beside_the_deployment_is_the_same_as_the_one_alone() -> None:
+    assert documents(K8S / "deployment-init.yaml")[0] == documents(K8S / "job.yaml")[0]
+
+
+def test_kustomizes_job_is_the_same_save_for_what_the_overlays_give() -> None:
+    [job], [base] = documents(K8S / "job.yaml"), documents(K8S / "kustomize" / "base" / "job.yaml")
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    [image] = [env for env in container["env"] if env["name"] == "ALEMBIC_JOB_IMAGE"]
+    job["metadata"]["name"] = container["image"] = image["value"] = "bookshop-migrate"
+    assert base == job
+
+
+def test_who_waits_has_the_image_of_the_job_that_it_waits_for() -> None:
+    job, deployment = documents(K8S / "deployment-init.yaml")
+    [migrates] = job["spec"]["template"]["spec"]["containers"]
+    [waits] = deployment["spec"]["template"]["spec"]["initContainers"]
+    assert (waits["image"], waits["args"]) == (migrates["image"], ["wait"])
