@@ -169,6 +169,16 @@ def test_names_are_valid_whatever_the_release_is_called(release: str, mode: str)
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("key", ["nameOverride", "fullnameOverride"])
+def test_names_that_are_given_are_cut_too_and_stay_different(key: str, mode: str) -> None:
+    given = ["y" * 51 + "a", "y" * 51 + "b", "y" * 62 + "a", "y" * 62 + "b"]
+    documents = [template("helm4", needed(**TRYING, **{key: name}), *options(mode)) for name in given]
+    assert [checks.faults(each) for each in documents] == [[]] * len(given)
+    assert len({one(each, "Job")["metadata"]["name"] for each in documents}) == len(given)
+    assert max(len(one(each, "Job")["metadata"]["name"]) for each in documents) <= 63
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_two_releases_share_no_name_though_both_are_too_long_or_alike(mode: str) -> None:
     releases = ["x" * 52 + "y", "x" * 53, "x" * 52, "book.shop", "book-shop"]
     names = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from tests.kubernetes import checks, schemas
-from tests.kubernetes.chart import CHART
+from tests.kubernetes.chart import CHART, README
 from tests.kubernetes.helm import HELMS, MODES, Document, one, refused, run, template, variables
 
 EXAMPLES = CHART.parent / "examples"
@@ -166,6 +167,13 @@ def test_two_parts_of_one_chart_do_not_meet(helm: str, tmp_path: Path) -> None:
     sound(documents)
     names = [(document["kind"], document["metadata"]["name"]) for document in documents]
     assert len(set(names)) == len(names) == 5  # two Jobs, two tests, one Deployment
+
+
+def test_the_readme_shows_the_lines_that_are_tried_here() -> None:
+    deployment = (EXAMPLES / "bookshop" / "templates" / "deployment.yaml").read_text()
+    [shown] = re.findall(r"# templates/deployment.yaml\n(.*?)```", README.read_text(), re.DOTALL)
+    tried = deployment.replace("$migrations", '(index .Subcharts "alembic-job")')
+    assert [line for line in shown.splitlines() if line not in tried.splitlines() and line != "    spec:"] == []
 
 
 def test_the_values_for_external_secrets_name_the_keys_that_are_made(helm: str) -> None:
