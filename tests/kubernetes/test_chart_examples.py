@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from runner.settings import FIELDS
 from tests.kubernetes import checks, schemas
 from tests.kubernetes.chart import CHART, README
 from tests.kubernetes.helm import HELMS, MODES, Document, one, refused, run, template, variables
@@ -108,20 +109,27 @@ def test_the_schema_of_the_part_is_held_by_the_parent(helm: str, bookshop: Path)
     assert "LOCK_TIMEOT" in said and "alembic-job" in said
 
 
-def test_nothing_stops_the_sidecar_that_the_application_needs(helm: str, bookshop: Path) -> None:
-    settings = {"SIDECAR_QUIT_URL": "http://127.0.0.1:15020/quitquitquit"}
-    said = run(
-        helm,
-        "template",
-        "shop",
-        str(bookshop),
-        "--set",
-        f"alembic-job.settings.SIDECAR_QUIT_URL={settings['SIDECAR_QUIT_URL']}",
+def test_the_application_is_not_rolled_by_what_concerns_the_job_alone(helm: str, bookshop: Path) -> None:
+    """Nor does it stop the sidecar that the application needs."""
+    of_job = {
+        "DDL_RETRY_FOR": "1m",
+        "LOCK": "lease",
+        "LOCK_TIMEOUT": "20m",
+        "RESUME": "off",
+        "STATEMENT_TIMEOUT": "1h",
+        "STOP_GRACE": "1m",
+        "TIMEOUT": "2h",
+        "TRANSACTION": "per-revision",
+    }
+    if "sidecar_quit_url" in FIELDS:
+        of_job["SIDECAR_QUIT_URL"] = "http://127.0.0.1:15020/quitquitquit"
+    before, after = (
+        template(helm, {"alembic-job": {"settings": settings}}, chart=bookshop) for settings in ({}, of_job)
     )
-    assert "SIDECAR_QUIT_URL" in said.stdout + said.stderr
-    if said.returncode == 0:
-        documents = [document for document in yaml.safe_load_all(said.stdout) if document]
-        assert "ALEMBIC_JOB_SIDECAR_QUIT_URL" not in variables(waiting(documents))
+    assert one(after, "Deployment") == one(before, "Deployment")
+    assert one(after, "Job") != one(before, "Job")
+    both = template(helm, {"alembic-job": {"settings": {"X": "tenant=all", "ON_AHEAD": "ok"}}}, chart=bookshop)
+    assert variables(waiting(both)).items() >= {"ALEMBIC_JOB_X": "tenant=all", "ALEMBIC_JOB_ON_AHEAD": "ok"}.items()
 
 
 def test_two_parts_of_one_chart_do_not_meet(helm: str, tmp_path: Path) -> None:
