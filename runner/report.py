@@ -153,7 +153,7 @@ class Report:
         event = record["event"]
         if event == "run_started":
             return _csv_line(CSV_COLUMNS)
-        if event == "ledger_unavailable" or (event == "run_finished" and record["exit_code"]):
+        if event in ("ledger_unavailable", "sidecar_not_stopped") or (event == "run_finished" and record["exit_code"]):
             with suppress(OSError):
                 write_all(2, _encoded(f"{record['message']}\n"))
         if event != "ledger_listed":
