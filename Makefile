@@ -1,6 +1,7 @@
 # make test: everything that must hold. make unit: seconds, no database. make demo: see it run.
 # make matrix: a telling part of the suite with each pair of tests/matrix.txt.
 # make real: projects that others wrote, against docs/real-projects.md. make real-docs writes that page.
+# make kubernetes: the manifests and the chart, with the real helm 3, helm 4 and kubectl.
 # make chaos: runs race and are harmed; at any length. make fleet: 300 waiting runs. See docs/chaos.md.
 
 SHELL := /bin/bash
@@ -35,7 +36,7 @@ ROUNDS ?= 20
 SEED ?= 1
 DATABASE ?=
 
-.PHONY: test lint unit demo matrix real real-docs chaos fleet venvs clean
+.PHONY: test lint unit demo matrix real real-docs kubernetes chaos fleet venvs clean
 
 test: lint venvs
 	@echo "== newest: $$(.venv/bin/python --version)"
@@ -73,6 +74,9 @@ real-docs: .venv/made
 	REAL_PAIRS=3 .venv/bin/python -m pytest tests/real
 	.venv/bin/python -m tests.real.table --write
 
+kubernetes: .venv-kubernetes/made
+	.venv-kubernetes/bin/python $(PYTEST) tests/kubernetes
+
 chaos: .venv/made
 ifeq ($(DATABASE),)
 	@for database in mariadb postgresql sqlite; do \
@@ -89,7 +93,7 @@ fleet: .venv/made
 venvs: .venv/made .venv-oldest/made
 
 clean:
-	rm -rf .venv .venv-oldest .venv-matrix .venv-real .venv-demo .demo .servers .chaos build dist
+	rm -rf .venv .venv-oldest .venv-matrix .venv-real .venv-demo .venv-kubernetes .demo .servers .chaos build dist
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -125,6 +129,12 @@ endef
 	@.venv/bin/uv pip install --quiet --python $(@D)/bin/python -e '.[postgresql]' psycopg2-binary \
 		-r tests/requirements.txt $(addprefix alembic==,$(firstword $(subst +, ,$*))) \
 		$(addprefix sqlalchemy==,$(lastword $(subst +, ,$*)))
+	@touch $@
+
+.venv-kubernetes/made: pyproject.toml tests/requirements.txt tests/kubernetes/requirements.txt tests/kubernetes/tools.py
+	$(call make_venv,$(PYTHON))
+	.venv-kubernetes/bin/python $(PIP_INSTALL) -e . -r tests/kubernetes/requirements.txt
+	.venv-kubernetes/bin/python -m tests.kubernetes.tools
 	@touch $@
 
 .venv-demo/made: pyproject.toml
