@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.settings import FIELDS
 from tests.kubernetes import checks, schemas
 from tests.kubernetes.chart import CHART, README
 from tests.kubernetes.helm import HELMS, MODES, Document, one, refused, run, template, variables
@@ -116,13 +115,12 @@ def test_the_application_is_not_rolled_by_what_concerns_the_job_alone(helm: str,
         "LOCK": "lease",
         "LOCK_TIMEOUT": "20m",
         "RESUME": "off",
+        "SIDECAR_QUIT_URL": "http://127.0.0.1:15020/quitquitquit",
         "STATEMENT_TIMEOUT": "1h",
         "STOP_GRACE": "1m",
         "TIMEOUT": "2h",
         "TRANSACTION": "per-revision",
     }
-    if "sidecar_quit_url" in FIELDS:
-        of_job["SIDECAR_QUIT_URL"] = "http://127.0.0.1:15020/quitquitquit"
     before, after = (
         template(helm, {"alembic-job": {"settings": settings}}, chart=bookshop) for settings in ({}, of_job)
     )
