@@ -89,6 +89,18 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"database": {"keys": {"DB_PASSWORD": "a"}}, "settings": {"DB_NAME": "a"}},
         "DB_DRIVER is missing",
     ),
+    "a lock's URL alone": (
+        {"database": {"keys": {"LOCK_DATABASE_URL": "direct"}}},
+        "database.keys has no URL: write the key of the database URL in database.keys.DATABASE_URL",
+    ),
+    "a part that a variable has too": (
+        {
+            "database": {"keys": {"DB_PASSWORD": "a"}},
+            "settings": {"DB_DRIVER": "sqlite", "DB_NAME": "a"},
+            "extraEnv": [{"name": "ALEMBIC_JOB_DB_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}],
+        },
+        "and database.keys.DB_PASSWORD is given: write the one or the other",
+    ),
     "Helm's hook in mode job": (
         {"mode": "job", "annotations": {"helm.sh/hook": "post-install"}},
         "annotations has helm.sh/hook, and mode is job: two modes at once. Write mode: hook",
@@ -192,6 +204,14 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "a URL from elsewhere": {
         "database": {"existingSecret": ""},
         "extraEnv": [{"name": "ALEMBIC_JOB_DATABASE_URL", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}],
+    },
+    "a lock's URL beside a URL from elsewhere": {
+        "database": {"keys": {"LOCK_DATABASE_URL": "direct"}},
+        "extraEnv": [{"name": "ALEMBIC_JOB_DATABASE_URL", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}],
+    },
+    "parts from a ConfigMap": {
+        "database": {"keys": {"DB_PASSWORD": "password"}},
+        "extraEnvFrom": [{"configMapRef": {"name": "bookshop-database"}}],
     },
     "SQLite by parts": {
         "database": {"existingSecret": ""},
