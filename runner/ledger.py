@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .database import Dialect, Session, words_of
+from .errors import PermissionDenied
 from .events import Emit, LedgerUnavailable, counted
 from .model import Holder, Revision, VersionTable
 from .pen import OwnTable, Pen, Write
@@ -101,10 +102,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What could be read, oldest first. ``trouble``: why it is left alone."""
+    """What could be read, oldest first. ``trouble``: why it is left alone; ``remedy``: what to do, if that is known."""
 
     entries: tuple[Entry, ...] = ()
     trouble: str | None = None
+    remedy: str | None = None
 
     def of(self, table: VersionTable) -> tuple[Entry, ...]:
         """The rows of one application: a database may have several version tables."""
@@ -126,7 +128,20 @@ def read(session: Session, tables: Iterable[str]) -> Ledger:
         rows = [dict(zip(_TYPES, row, strict=True)) for row in session.ask(f"SELECT {names} FROM {name}")]
         return Ledger(tuple(map(_entry, sorted(rows, key=_order))))
     except Exception as error:
-        return Ledger(trouble=f"{name} cannot be read: {words_of(error)}")
+        refusal = session.dialect.classify(error)
+        denied = refusal is not None and refusal.error is PermissionDenied
+        return Ledger(trouble=f"{name} cannot be read: {words_of(error)}", remedy=_to_read(name) if denied else None)
+
+
+def _to_read(name: str) -> str:
+    """For who only looks: ``wait`` in the pods of the application, with its login."""
+    schema = name.rpartition(".")[0]
+    grants = (
+        f"GRANT USAGE ON SCHEMA {schema} TO …; GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO …;"
+        if schema
+        else f"GRANT SELECT ON {name} TO …;"
+    )
+    return f"Let this user read it: {grants} Without it, nothing proves a database ahead of an older image."
 
 
 def _known(layout: Any) -> bool:
@@ -412,11 +427,12 @@ class Journal:
             self._emit(unavailable(f"{self._where} cannot be written: {words_of(error)}"))
 
 
-def unavailable(why: str) -> LedgerUnavailable:
+def unavailable(why: str, hint: str | None = None) -> LedgerUnavailable:
     """The warning: the run goes on without it."""
     return LedgerUnavailable(
         error=f"{why}.",
-        hint="Let this user create and alter tables, or run once with a user who may; or set ALEMBIC_JOB_LEDGER=false.",
+        hint=hint
+        or "Let this user create and alter tables, or run once with a user who may; or set ALEMBIC_JOB_LEDGER=false.",
     )
 
 

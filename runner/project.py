@@ -241,7 +241,7 @@ class Project:
             if place.halves and session.dialect.holder(session.ask, session.lock_name()):
                 place.halves = {}  # what another run is just about to do is not half done
         for trouble in filter(None, (place.ledger.trouble, place.unreadable)):
-            place.emit(unavailable(trouble))
+            place.emit(unavailable(trouble, place.ledger.remedy))
 
     def _read_halves(self, place: Place, session: Session) -> None:
         place.halves, place.unreadable = {}, None

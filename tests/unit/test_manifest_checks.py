@@ -126,7 +126,7 @@ def limited() -> Documents:
 
 def helm_and_more() -> Documents:
     """A hook's Secret that a Deployment uses, too."""
-    return [*helm(), waiting()[1]]
+    return [*helm(), *migrating()]
 
 
 @dataclass(frozen=True)
