@@ -31,8 +31,11 @@ def stop(url: str) -> SidecarNotStopped | None:
     said: list[str] = []
     # A thread, since neither a name look-up nor an answer that comes byte by byte has an end of its own.
     call = threading.Thread(target=lambda: said.append(_post(url)), daemon=True)
-    call.start()
-    call.join(PATIENCE_S)
+    try:
+        call.start()
+        call.join(PATIENCE_S)
+    except RuntimeError as error:  # no more threads, at the limit of processes
+        said.append(f"cannot be called: {error}")
     problem = said[0] if said else f"did not answer within {PATIENCE_S:g} s"
     return SidecarNotStopped(error=f"{without_login(url)} {problem}.", hint=_HINT) if problem else None
 
