@@ -298,6 +298,13 @@ def test_the_url_is_nowhere_but_in_the_secret() -> None:
         assert "secret@" not in str([document for document in documents if document["kind"] != "Secret"])
 
 
+def test_the_chart_s_own_secret_has_the_key_that_is_mounted_whatever_key_another_would_have() -> None:
+    documents = template("helm4", needed(database={**TRYING["database"], "key": "uri"}))
+    volumes = one(documents, "Job")["spec"]["template"]["spec"]["volumes"]
+    [secret] = [volume["secret"] for volume in volumes if "secret" in volume]
+    assert {item["key"] for item in secret["items"]} == one(documents, "Secret")["stringData"].keys()
+
+
 def test_helm_test_asks_whether_revisions_are_pending() -> None:
     pod = one(template("helm4", needed()), "Pod")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"

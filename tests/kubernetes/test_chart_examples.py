@@ -108,6 +108,25 @@ def test_the_schema_of_the_part_is_held_by_the_parent(helm: str, bookshop: Path)
     assert "LOCK_TIMEOT" in said and "alembic-job" in said
 
 
+@pytest.mark.parametrize(
+    "own", [{"existingSecret": "bookshop-database"}, {"existingSecret": "", "url": "sqlite:////tmp/a"}]
+)
+def test_the_application_may_wait_with_a_login_of_its_own(helm: str, bookshop: Path, own: dict[str, str]) -> None:
+    database = {**own, "waitSecret": "bookshop-app-database", "key": "uri"}
+    documents = template(helm, {"alembic-job": {"database": database}}, chart=bookshop)
+    sound(documents)
+    migrates, waits = (
+        next(
+            volume["secret"]
+            for volume in one(documents, kind)["spec"]["template"]["spec"]["volumes"]
+            if "secret" in volume
+        )
+        for kind in ("Job", "Deployment")
+    )
+    assert waits["secretName"] == "bookshop-app-database" != migrates["secretName"]
+    assert waits["items"] == [{"key": "uri", "path": "url"}]
+
+
 def test_the_application_is_not_rolled_by_what_concerns_the_job_alone(helm: str, bookshop: Path) -> None:
     """Nor does it stop the sidecar that the application needs."""
     of_job = {

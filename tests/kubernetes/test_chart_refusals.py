@@ -229,6 +229,14 @@ def test_what_can_work_is_not_refused(helm: str, case: str) -> None:
     assert template(helm, needed(**ALLOWED[case]))
 
 
+@pytest.mark.parametrize("longest", ["60s", "1m", "60000ms", "60", 60, "1.0 m", "0.016666666666666666h"])
+def test_a_duration_is_as_long_in_every_unit(longest: Any) -> None:
+    """A minute is let through as STOP_GRACE of a pod that has 70 s, and is too long for one that has 69 s."""
+    values = {"settings": {"STOP_GRACE": longest}}
+    assert template("helm4", needed(terminationGracePeriodSeconds=70, **values))
+    assert "terminationGracePeriodSeconds 69" in refused("helm4", needed(terminationGracePeriodSeconds=69, **values))
+
+
 @pytest.mark.parametrize("field", [field for field in FIELDS if field not in SECRET])
 def test_a_setting_of_the_wrong_type_is_refused_by_its_name(field: str) -> None:
     assert field.upper() in refused("helm4", needed(settings={field.upper(): {"a": "map"}}))

@@ -142,6 +142,11 @@ template:
     {{- dict "root" . "name" "migrate" "args" .Values.args "settings" $settings | include "alembic-job.podSpec" | nindent 4 }}
 {{- end }}
 
+{{/* Changes a copy of the values: the pods that wait may have the application's own login. */}}
+{{- define "alembic-job.ofTheApplication" -}}
+{{- with .database.waitSecret }}{{ $_ := set $.database "existingSecret" . }}{{ $_ := set $.database "url" "" }}{{ end -}}
+{{- end }}
+
 {{/*
 For the application's Deployment: the init container that waits until the Job has migrated, and its volumes. Both are lists,
 called by the parent chart with this chart's scope. What only "upgrade" asks for is left out, so that a change of it does not
@@ -155,10 +160,14 @@ roll the application; so is the sidecar's URL: the application needs the sidecar
 {{- define "alembic-job.wait" -}}
 {{- include "alembic-job.check" . -}}
 {{- $settings := omit (.Values.settings | default dict) "DDL_LOCK_TIMEOUT" "DDL_RETRY_FOR" "LOCK" "LOCK_TIMEOUT" "ON_EDITED" "ON_UNMANAGED" "PLAN" "RESUME" "SIDECAR_QUIT_URL" "STATEMENT_TIMEOUT" "STOP_GRACE" "TIMEOUT" "TRANSACTION" -}}
-- {{ dict "root" . "name" (printf "%s-wait" .Chart.Name) "args" (list "wait") "settings" $settings "volume" (printf "%s-" .Chart.Name) | include "alembic-job.container" | nindent 2 | trim }}
+{{- $values := deepCopy .Values -}}
+{{- include "alembic-job.ofTheApplication" $values -}}
+- {{ dict "root" (dict "Values" $values "Chart" .Chart "Release" .Release) "name" (printf "%s-wait" .Chart.Name) "args" (list "wait") "settings" $settings "volume" (printf "%s-" .Chart.Name) | include "alembic-job.container" | nindent 2 | trim }}
 {{- end }}
 
 {{/* 0444: the group of the application's pod is not known here, and only the containers that mount it see the file. */}}
 {{- define "alembic-job.waitVolumes" -}}
-{{- dict "root" . "volume" (printf "%s-" .Chart.Name) "mode" "0444" | include "alembic-job.volumes" }}
+{{- $values := deepCopy .Values -}}
+{{- include "alembic-job.ofTheApplication" $values -}}
+{{- dict "root" (dict "Values" $values "Chart" .Chart "Release" .Release) "volume" (printf "%s-" .Chart.Name) "mode" "0444" | include "alembic-job.volumes" }}
 {{- end }}
