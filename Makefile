@@ -23,7 +23,7 @@ PYTEST := -m pytest -n 3 --dist worksteal
 # What tests/newest.txt brings does not work with the oldest dependencies. The others ask a server, the settings or the
 # output, and neither Alembic nor SQLAlchemy: once is enough.
 NEWEST_ONLY := $(addprefix tests/acceptance/test_,$(addsuffix .py,optuna frameworks bad_input output secrets waiting \
-	two_keys where_session_locks_fail plan_file ledger_bad pipelines)) $(addprefix tests/integration/test_,$(addsuffix .py,beds \
+	two_keys where_session_locks_fail plan_file ledger_bad pipelines credentials)) $(addprefix tests/integration/test_,$(addsuffix .py,beds \
 	chaos fleet galera galera_faults half_done pgbouncer vanished_node))
 
 # alembic+sqlalchemy. What env.py may do is tried on SQLite, and what a failure leaves on MariaDB, where most can go wrong.
