@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 
 from . import screen
 from . import settings as env
+from . import url as urls
 from .errors import ConfigInvalid, ExitCode, Problem, RunnerError, SettingsInvalid
-from .events import ProblemFields, RunFinished, SettingListed, SettingsDoubtful, SettingsSchema
+from .events import Event, ProblemFields, RunFinished, SettingListed, SettingsDoubtful, SettingsSchema
 from .events import SettingsInvalid as SettingsInvalidEvent
 from .job import Job, Result
 from .masking import Masker
@@ -134,7 +135,7 @@ def _common(without: tuple[str, ...] = ()) -> _Parser:
     common.add_argument("-n", "--name", dest="section", help=_help("section"))
     common.add_argument("-x", action="append", dest="x", help=_help("x"), metavar="ARG")
     for field in env.FIELDS:
-        if field in env.SECRET or field.startswith("db_") or field in _OF_THEIR_OWN + without:
+        if field in env.MASKED or field.startswith("db_") or field in _OF_THEIR_OWN + without:
             continue
         option = f"--{field.replace('_', '-')}"
         common.add_argument(option, dest=field, help=_help(field), metavar="VALUE")
@@ -192,7 +193,23 @@ def main(arguments: Sequence[str]) -> int:
                 _show_traceback(error)
             return failure(error)
 
-    return screen.run(work, report, masker, grace_s=settings.stop_grace.total_seconds())
+    grace_s = settings.stop_grace.total_seconds()
+    return screen.run(work, report, masker, grace_s=grace_s, at_end=_stop_sidecar(settings.sidecar_quit_url, masker))
+
+
+def _stop_sidecar(url: str | None, masker: Masker) -> Callable[[], Event | None]:
+    """What is to be done when everything else is: no connection needs the mesh then."""
+    if url is None:
+        return lambda: None
+    if secret := urls.secret_of(url):
+        masker.add(secret)
+
+    def stop() -> Event | None:
+        from . import sidecar  # noqa: PLC0415  imports http.client
+
+        return sidecar.stop(url)
+
+    return stop
 
 
 def _run(job: Job, options: argparse.Namespace) -> Result:
@@ -283,7 +300,7 @@ def _show_config(job: Job, *, schema: bool) -> Result:
         if field == "database_url" and url:  # which may come from its parts, or the Alembic configuration
             value, source = url.value, url.source
         shown = None if value is None or value == () else env.shown(value)
-        if shown is not None and field in env.SECRET:
+        if shown is not None and field in env.MASKED:
             shown = env.masked(field, shown)
         job.emit(SettingListed(variable=env.variable(field), value=shown, source=source))
     return Result("reported")
@@ -298,8 +315,8 @@ def _effective_url(job: Job) -> env.Found | None:
 
 def _refuse(error: SettingsInvalid, run_id: str) -> int:
     """Settings are wrong, so there is no run: two lines, in the best format that the environment tells."""
-    style = style_for(*env.log_settings(os.environ))
-    report = Report(style, Masker(), run_id, _STDOUT, env.termination_log(os.environ))
+    style, masker = style_for(*env.log_settings(os.environ)), Masker()
+    report = Report(style, masker, run_id, _STDOUT, env.termination_log(os.environ))
     invalid = SettingsInvalidEvent(problems=_problems(error.problems))
     finished = RunFinished(
         outcome="failed",
@@ -317,6 +334,8 @@ def _refuse(error: SettingsInvalid, run_id: str) -> int:
         hint=error.hint,
     )
     report.write(record_of(invalid))
+    if problem := _stop_sidecar(env.sidecar_quit_url(os.environ), masker)():
+        report.write(record_of(problem))
     report.write(record_of(finished))
     return int(ExitCode.CONFIG_INVALID)
 

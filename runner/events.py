@@ -556,6 +556,20 @@ class LedgerUnavailable(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SidecarNotStopped(Event):
+    """The sidecar could not be told that the run is over; the exit code stays what it is."""
+
+    name = "sidecar_not_stopped"
+    level = "warning"
+    error: str
+    hint: str
+
+    @property
+    def message(self) -> str:
+        return f"The sidecar was not stopped: {self.error} {self.hint}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatabaseAhead(Event):
     """The database holds the target, and revisions that this image does not hold."""
 

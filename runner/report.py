@@ -30,6 +30,13 @@ _ALWAYS = {"run_started", "run_finished"}
 # Words of a fixed set. To mask one that is also somebody's password would tell the password, and break the reader.
 _OWN_WORDS = {"event", "level", "time", "outcome", "exit_name", "state", "stream", "dialect", "lock_kind", "signal"}
 
+_KILLED = {
+    "hint": "With the reason OOMKilled, raise the memory limit. Then run again: the next run waits until none of this"
+    " one's statements runs on the server.",
+    "exit_name": None,
+    "exit_code": None,
+}
+
 Record = dict[str, Any]  # an event on its way out: its name, level, message, time and own fields
 Fields = Literal["default", "gcp", "ecs", "datadog"]
 _RENAMED: dict[Fields, dict[str, str]] = {
@@ -104,7 +111,11 @@ class Report:
     def _line(self, record: Record) -> str:
         event = record["event"]
         if event == "revision_started":
-            self._terminate({"exit_name": None, "exit_code": None, "error": None, "hint": None, **record})
+            # To be read if nothing follows: who is killed from outside has no other last word.
+            where = f"revision {record['revision']} ({record['position']} of {record['count']})"
+            self._terminate(
+                {"error": f"The run was ended from outside, after it had begun {where}.", **_KILLED, **record}
+            )
             self._running = (record["message"].rstrip("."), time.monotonic())
         elif event in ("revision_executed", "revision_failed"):
             self._running = None
@@ -153,7 +164,7 @@ class Report:
         event = record["event"]
         if event == "run_started":
             return _csv_line(CSV_COLUMNS)
-        if event == "ledger_unavailable" or (event == "run_finished" and record["exit_code"]):
+        if event in ("ledger_unavailable", "sidecar_not_stopped") or (event == "run_finished" and record["exit_code"]):
             with suppress(OSError):
                 write_all(2, _encoded(f"{record['message']}\n"))
         if event != "ledger_listed":
@@ -183,7 +194,7 @@ class Report:
     def _terminate(self, record: Record) -> None:
         if self._termination_log is None:
             return
-        said = {key: record.get(key) for key in ("exit_name", "exit_code", "revision", "error", "hint")}
+        said = {key: record.get(key) for key in ("error", "hint", "exit_name", "exit_code", "revision")}
         with suppress(OSError):
             self._termination_log.write_bytes(_encoded(short_json(said, TERMINATION_LIMIT)))
 

@@ -39,8 +39,11 @@ _STUCK_S = 3.0  # a wait that does not end at once sits in a C call, a name look
 Work = Callable[[Channel, Stop], dict[str, Any]]
 
 
-def run(work: Work, report: Report, masker: Masker, *, grace_s: float) -> int:
-    """Fork, let the child do the work, report everything, and return the exit code."""
+def run(work: Work, report: Report, masker: Masker, *, grace_s: float, at_end: Callable[[], Event | None]) -> int:
+    """Fork, let the child do the work, report everything, and return the exit code.
+
+    ``at_end`` is done whatever the outcome, when the worker is gone; what it gives comes before the last line.
+    """
     mark = b"\x1e" + os.urandom(12).hex().encode() + b"\x1e"
     out, err, control = os.pipe(), os.pipe(), os.pipe()
     # Blocked until both sides have their handlers: a signal in between must be neither lost nor deadly.
@@ -57,7 +60,10 @@ def run(work: Work, report: Report, masker: Masker, *, grace_s: float) -> int:
     screen = Screen(report, masker, child, calm, mark, out[0], err[0], control[0], grace_s=grace_s)
     screen.listen()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    return screen.watch()
+    screen.watch()
+    if said := at_end():
+        report.write(record_of(said))
+    return screen.last_word()
 
 
 def _be_the_worker(work: Work, channel: Channel, stop: Stop, out: int, err: int) -> None:
@@ -225,8 +231,8 @@ class Screen:
         self._signal = number
         self._kill(number)
 
-    def watch(self) -> int:
-        """Until the child has ended and everything that it said is shown. Returns the exit code."""
+    def watch(self) -> None:
+        """Until the child has ended and everything that it said is shown."""
         selector = selectors.DefaultSelector()
         for descriptor in (self._control, self._wake_reader, *(s.descriptor for s in self._streams)):
             os.set_blocking(descriptor, False)
@@ -252,7 +258,6 @@ class Screen:
                 self._output(stream)
                 stream.pass_mark()
             self._output(stream)
-        return self._last_word()
 
     def _read(self, descriptor: int, *, to_the_end: bool = False) -> bool:
         """Read a chunk; False at the end of the file, or ``to_the_end`` when nothing is there."""
@@ -348,7 +353,8 @@ class Screen:
             if pid == self._child:
                 self._status = status
 
-    def _last_word(self) -> int:
+    def last_word(self) -> int:
+        """How the run ended. Returns the exit code."""
         result = self._result or self._made_up()
         code = ExitCode(result["exit_code"])
         finished = RunFinished(

@@ -13,12 +13,14 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -51,8 +53,20 @@ def _words(value: Any) -> Any:
     return tuple(shlex.split(value)) if isinstance(value, str) else value
 
 
+def _web(value: str) -> str:
+    """A URL to call. What is wrong with it is said without it, since it may hold a password."""
+    value = value.strip()
+    with suppress(ValueError):
+        parts = urlsplit(value)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        if known and re.fullmatch(r"[!-~]+", value):
+            return value
+    raise ValueError("it is no URL such as http://127.0.0.1:15020/quitquitquit, in ASCII and percent-encoded")
+
+
 Duration = Annotated[timedelta, BeforeValidator(duration), WithJsonSchema({"type": "string"})]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words), WithJsonSchema({"type": "string"})]
+Web = Annotated[str, AfterValidator(_web)]
 
 
 class Settings(BaseSettings):
@@ -141,6 +155,9 @@ class Settings(BaseSettings):
     )
     termination_log: str | None = Field(None, description="file for the termination message")
     image: str | None = Field(None, description="image reference, for events")
+    sidecar_quit_url: Web | None = Field(
+        None, description="http(s) URL that is POSTed to when the run is over, for a sidecar that would not end"
+    )
     secrets_dir: str | None = Field(None, description="directory with a file per setting")
 
     @classmethod
@@ -158,6 +175,7 @@ class Settings(BaseSettings):
 
 FIELDS: Mapping[str, FieldInfo] = Settings.model_fields
 SECRET = {"database_url", "db_password", "lock_database_url", "scratch_url"}
+MASKED = {*SECRET, "sidecar_quit_url"}  # shown in part, and given by no option
 WITH_FILE = {"database_url", "db_user", "db_password", "lock_database_url", "scratch_url"}
 OTHER_URLS = ("lock_database_url", "scratch_url")
 _PARTS = ("db_driver", "db_host", "db_port", "db_user", "db_password", "db_name", "db_options")
@@ -257,12 +275,16 @@ class Loaded:
             raise SettingsInvalid((_unreadable(field, error),)) from error
 
 
-def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Loaded:
-    """Read and check all settings. Raises SettingsInvalid with every mistake at once."""
+def _sources(environ: Mapping[str, str], options: Mapping[str, str]) -> Sources:
     directory = options.get("secrets_dir") or environ.get(variable("secrets_dir"))
     secrets_dir = Path(directory or SECRETS_DIR)
-    sources = Sources(environ, options, secrets_dir if directory or secrets_dir.is_dir() else None)
-    problems = list(_directory_problems(secrets_dir) if directory else ())
+    return Sources(environ, options, secrets_dir if directory or secrets_dir.is_dir() else None)
+
+
+def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Loaded:
+    """Read and check all settings. Raises SettingsInvalid with every mistake at once."""
+    sources = _sources(environ, options)
+    problems = list(_directory_problems(sources.secrets_dir) if sources.secrets_dir else ())
     values: dict[str, str] = {}
     origin: dict[str, str] = {}
     for field in FIELDS:
@@ -396,6 +418,8 @@ def shown(value: Any) -> str:
 
 def masked(field: str, value: str) -> str:
     """A secret as ``config`` shows it."""
+    if field == "sidecar_quit_url":
+        return urls.without_login(value)
     if not field.endswith("_url"):
         return "***"
     try:
@@ -439,6 +463,14 @@ def termination_log(environ: Mapping[str, str], settings: Settings | None = None
         return Path(named)
     default = Path("/dev/termination-log")
     return default if default.is_file() and os.access(default, os.W_OK) else None
+
+
+def sidecar_quit_url(environ: Mapping[str, str]) -> str | None:
+    """Whom to tell that the run is over, though other settings are wrong; None where that is wrong, too."""
+    with suppress(OSError, ValueError):
+        if found := _sources(environ, {}).find("sidecar_quit_url"):
+            return _web(found.value)
+    return None
 
 
 def log_settings(environ: Mapping[str, str]) -> tuple[str, str, str]:

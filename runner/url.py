@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 _PATTERN = re.compile(
     r"""
@@ -90,3 +90,16 @@ def _query(text: str) -> dict[str, str]:
     for key, value in parse_qsl(text):
         found[key] = f"{found[key]},{value}" if key in found and key in ("host", "port") else value
     return found
+
+
+def without_login(text: str) -> str:
+    """A URL of the web for people: without login and query, which may hold secrets."""
+    parts = urlsplit(text)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def secret_of(text: str) -> str | None:
+    """What must not be seen of the login of a URL of the web: the password, or the user where that is all there is."""
+    parts = urlsplit(text)
+    secret = parts.password or parts.username
+    return unquote(secret) if secret else None

@@ -467,7 +467,9 @@ def test_the_termination_message_tells_where_the_run_is_and_then_how_it_ended(
         for event in result.of("user_output")
         if event["text"].startswith("message: ")
     )
-    assert message(during) == {"exit_name": None, "exit_code": None, "revision": "r2", "error": None, "hint": None}
+    before = message(during)
+    assert (before["exit_name"], before["exit_code"], before["revision"]) == (None, None, "r2")
+    assert "revision r2 (2 of 2)" in before["error"] and "memory limit" in before["hint"]
     said = message(file.read_text())
     assert (said["exit_name"], said["exit_code"], said["revision"]) == ("revision_failed", 40, "r2")
     assert "é" in said["error"] and said["hint"] == result.finished["hint"]
@@ -481,5 +483,5 @@ def message(text: str) -> dict[str, Any]:
     """Read a termination message: short, and its fields in the order in which one reads them."""
     assert len(text.encode()) <= 1024
     said: dict[str, Any] = json.loads(text)
-    assert list(said) == ["exit_name", "exit_code", "revision", "error", "hint"]
+    assert list(said) == ["error", "hint", "exit_name", "exit_code", "revision"]
     return said

@@ -176,7 +176,7 @@ def test_the_termination_log_says_why_the_run_failed(run, bookshop, tmp_path):
 
     assert len(log.read_bytes()) <= 1024
     said = json.loads(log.read_text())
-    assert list(said) == ["exit_name", "exit_code", "revision", "error", "hint"]
+    assert list(said) == ["error", "hint", "exit_name", "exit_code", "revision"]
     assert (said["exit_name"], said["exit_code"]) == ("login_refused", 11)
 
 

@@ -23,7 +23,7 @@ plugin
 errors
 events
 url
-masking
+masking sidecar
 statements
 tables
 database.dialect
@@ -132,3 +132,4 @@ def test_waiting_for_a_connection_imports_neither_alembic_nor_sqlalchemy() -> No
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "tenacity" in loaded
     assert not loaded & {"alembic", "sqlalchemy", "mako", "pymysql", "psycopg"}
+    assert "http" not in loaded  # which a sidecar alone needs

@@ -11,7 +11,7 @@ import pytest
 from runner.cli import parser
 from runner.errors import ExitCode
 from runner.events import ALL, EnvironmentConnected, Event
-from runner.settings import FIELDS, PREFIX, SECRET, WITH_FILE, default_of
+from runner.settings import FIELDS, MASKED, PREFIX, WITH_FILE, default_of
 from tests.real.projects import PROJECTS, Fails, Refused, Works
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def test_every_variable_that_the_docs_name_exists() -> None:
 def test_every_setting_but_the_secrets_has_an_option_that_shows_its_variable() -> None:
     said = parser().format_help().replace("\n", "")
     for field in FIELDS:
-        if not field.startswith("db_") and field not in {*SECRET, "target"}:
+        if not field.startswith("db_") and field not in {*MASKED, "target"}:
             assert PREFIX + field.upper() in re.sub(r"\s+", "", said), field
 
 

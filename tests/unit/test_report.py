@@ -32,7 +32,7 @@ TEXT = st.one_of(
     st.text(max_size=20),
     st.builds(lambda text, count: text * count, st.text(min_size=1, max_size=3), st.sampled_from([20, 1500, 9000])),
 )
-NAMES = ("exit_code", "revision", "error", "hint")
+NAMES = ("error", "hint", "exit_code", "revision")
 
 
 def values(hint: Any) -> st.SearchStrategy[Any]:
@@ -127,6 +127,35 @@ def test_the_termination_message_is_valid_json_within_its_limit(**said: Any) -> 
     text = short_json({"exit_name": "revision_partial", **{name: said[name] for name in NAMES}}, 1024)
     assert len(text.encode("utf-8", "replace")) <= 1024
     assert list(json.loads(text)) == ["exit_name", *NAMES]
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "語", "😀", "\0", '"', "\n"])
+def test_a_termination_message_that_is_cut_keeps_the_short_whole_and_shares_the_rest(letter: str) -> None:
+    long = letter * 3000
+    said = {"error": long, "hint": "Grant it.", "exit_name": "permission_denied", "exit_code": 13, "revision": "r1"}
+    text = short_json(said, 1024)
+    assert 850 < len(text.encode()) <= 1024
+    cut = json.loads(text)
+    assert {**cut, "error": long} == said
+    assert cut["error"].endswith("…") and cut["error"].rstrip("…") in long
+
+    both = json.loads(short_json({**said, "hint": long}, 1024))
+    assert both["error"] == both["hint"]
+    assert len(both["error"]) > 25 and both["error"].endswith("…")
+    assert (both["exit_name"], both["exit_code"], both["revision"]) == ("permission_denied", 13, "r1")
+
+
+def test_the_termination_message_has_error_and_hint_first_also_of_a_revision_that_has_begun(tmp_path: Path) -> None:
+    started = events.RevisionStarted(
+        revision="é" * 2000, parents=[], summary="語" * 2000, path="r.py", position=2, count=5
+    )
+    written(Style(), record_of(started), log=tmp_path / "log")
+    text = (tmp_path / "log").read_bytes()
+    said = json.loads(text)
+    assert len(text) <= 1024
+    assert list(said) == ["error", "hint", "exit_name", "exit_code", "revision"]
+    assert said["error"].startswith("The run was ended from outside") and said["hint"].startswith("With the reason")
+    assert (said["exit_name"], said["exit_code"]) == (None, None) and said["revision"].startswith("é")
 
 
 def test_a_file_name_that_is_no_utf8_is_written_all_the_same(tmp_path: Path) -> None:
