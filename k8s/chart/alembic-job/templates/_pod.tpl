@@ -1,0 +1,161 @@
+{{/* What the containers have in common: a dict of root, name, args, settings and volume, the beginning of the volumes' names. */}}
+{{- define "alembic-job.container" -}}
+{{- $values := .root.Values -}}
+name: {{ .name }}
+image: {{ include "alembic-job.image" .root | quote }}
+imagePullPolicy: {{ $values.image.pullPolicy }}
+{{- with $values.command }}
+command:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+args:
+  {{- toYaml .args | nindent 2 }}
+env:
+  {{- include "alembic-job.env" . | trim | nindent 2 }}
+{{- with $values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  runAsNonRoot: true
+  {{- range $key := list "runAsUser" "runAsGroup" }}
+  {{- with get ($values.podSecurityContext | default dict) $key }}
+  {{ $key }}: {{ int64 . }}
+  {{- end }}
+  {{- end }}
+  capabilities:
+    drop: [ALL]
+  seccompProfile:
+    type: RuntimeDefault
+terminationMessagePolicy: FallbackToLogsOnError
+resources:
+  {{- toYaml $values.resources | nindent 2 }}
+volumeMounts:
+  - name: {{ .volume }}tmp
+    mountPath: /tmp
+  {{- if include "alembic-job.secretItems" .root | trim }}
+  - name: {{ .volume }}database
+    mountPath: /run/secrets/database
+    readOnly: true
+  {{- end }}
+  {{- with $values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* Their volumes: a dict of root, volume and mode. */}}
+{{- define "alembic-job.volumes" -}}
+- name: {{ .volume }}tmp # for env.py; the program itself writes no files
+  emptyDir:
+    sizeLimit: 64Mi
+{{- with include "alembic-job.secretItems" .root | trim }}
+- name: {{ $.volume }}database
+  secret:
+    secretName: {{ include "alembic-job.secretName" $.root }}
+    optional: {{ $.root.Values.database.optional }}
+    defaultMode: {{ $.mode }}
+    items:
+      {{- . | nindent 6 }}
+{{- end }}
+{{- with .root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* A pod of its own: a dict of root, component, name, args and settings. */}}
+{{- define "alembic-job.podSpec" -}}
+{{- $values := .root.Values -}}
+restartPolicy: Never
+terminationGracePeriodSeconds: {{ int64 $values.terminationGracePeriodSeconds }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with include "alembic-job.serviceAccountName" .root }}
+serviceAccountName: {{ . }}
+{{- end }}
+{{- with $values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  seccompProfile:
+    type: RuntimeDefault
+  {{- with $values.podSecurityContext }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+containers:
+  - {{ merge (dict "volume" "") . | include "alembic-job.container" | nindent 4 | trim }}
+volumes:
+  {{- /* 0440: the group is fsGroup's. Without one only "others" can read it. */}}
+  {{- $mode := get ($values.podSecurityContext | default dict) "fsGroup" | empty | ternary "0444" "0440" }}
+  {{- dict "root" .root "volume" "" "mode" $mode | include "alembic-job.volumes" | nindent 2 }}
+{{- end }}
+
+{{- define "alembic-job.jobSpec" -}}
+{{- $labels := dict "app.kubernetes.io/component" "migrate" -}}
+{{- $still := dict "cluster-autoscaler.kubernetes.io/safe-to-evict" "false" "karpenter.sh/do-not-disrupt" "true" -}}
+backoffLimit: {{ include "alembic-job.backoffLimit" . }}
+{{- with .Values.activeDeadlineSeconds }}
+activeDeadlineSeconds: {{ int64 . }}
+{{- end }}
+{{- if eq .Values.mode "job" }}
+ttlSecondsAfterFinished: {{ kindIs "invalid" .Values.ttlSecondsAfterFinished | ternary 604800 .Values.ttlSecondsAfterFinished | int64 }}
+{{- end }}
+# The first rule that matches decides. What no rule names is retried: "retryable: true", and kills.
+podFailurePolicy:
+  rules:
+    - action: FailJob # trying again cannot help, whatever ended the pod
+      onExitCodes:
+        containerName: migrate
+        operator: In
+        values: [2, 11, 12, 13, 30, 31, 32, 33, 34, 35, 36, 40, 41, 42, 44, 45]
+    - action: Ignore # a drained node or a preemption is no failed attempt
+      onPodConditions:
+        - type: DisruptionTarget
+          status: "True"
+template:
+  metadata:
+    labels:
+      {{- list .Values.podLabels (include "alembic-job.podLabels" . | fromYaml) $labels | include "alembic-job.overlay" | nindent 6 }}
+    annotations:
+      {{- list $still .Values.podAnnotations | include "alembic-job.overlay" | nindent 6 }}
+  spec:
+    {{- $settings := include "alembic-job.settings" . | fromYaml }}
+    {{- dict "root" . "name" "migrate" "args" .Values.args "settings" $settings | include "alembic-job.podSpec" | nindent 4 }}
+{{- end }}
+
+{{/*
+For the application's Deployment: the init container that waits until the Job has migrated, and its volumes. Both are lists,
+called by the parent chart with this chart's scope. A sidecar is not quit there: the application needs it.
+
+  initContainers:
+    {{- include "alembic-job.wait" (index .Subcharts "alembic-job") | nindent 8 }}
+  volumes:
+    {{- include "alembic-job.waitVolumes" (index .Subcharts "alembic-job") | nindent 8 }}
+*/}}
+{{- define "alembic-job.wait" -}}
+{{- include "alembic-job.check" . -}}
+- {{ dict "root" . "name" (printf "%s-wait" .Chart.Name) "args" (list "wait") "settings" (omit (.Values.settings | default dict) "SIDECAR_QUIT_URL" "PLAN") "volume" (printf "%s-" .Chart.Name) | include "alembic-job.container" | nindent 2 | trim }}
+{{- end }}
+
+{{/* 0444: the group of the application's pod is not known here, and only the containers that mount it see the file. */}}
+{{- define "alembic-job.waitVolumes" -}}
+{{- dict "root" . "volume" (printf "%s-" .Chart.Name) "mode" "0444" | include "alembic-job.volumes" }}
+{{- end }}
