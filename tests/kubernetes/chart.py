@@ -1,4 +1,4 @@
-"""What of the chart is written by the code: ``python -m tests.kubernetes.chart --write`` after a change of settings or values.
+"""What of the chart the code writes: ``python -m tests.kubernetes.chart --write`` after a change of settings or values.
 
 values.schema.json is written by hand, but for the settings; README.md, but for the table of values, which is in the
 comments of values.yaml.

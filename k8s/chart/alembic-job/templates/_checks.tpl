@@ -77,10 +77,14 @@ settings.{{ $name }} is given beside a URL: write the whole URL into the Secret,
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if and $given $database.keys (hasKey $database.keys "DATABASE_URL" | not) }}
+{{- if and $given $database.keys (not (hasKey $database.keys "DATABASE_URL")) (not .Values.extraEnvFrom) }}
+{{- if not (or $elsewhere (regexMatch "(^| )DB_" (keys $database.keys | sortAlpha | join " "))) }}
+database.keys has no URL: write the key of the database URL in database.keys.DATABASE_URL.
+{{- else if not (has "ALEMBIC_JOB_DATABASE_URL" $names) }}
 {{- range $name := list "DB_DRIVER" "DB_NAME" }}
-{{- if not (or (hasKey $database.keys $name) (hasKey $settings $name) (has (printf "ALEMBIC_JOB_%s" $name) $names) $.Values.extraEnvFrom (hasKey $database.keys "DB_USER" | or (hasKey $database.keys "DB_PASSWORD") | not)) }}
+{{- if not (or (hasKey $database.keys $name) (hasKey $settings $name) (has (printf "ALEMBIC_JOB_%s" $name) $names)) }}
 database.keys has parts of a URL, and {{ $name }} is missing: write settings.{{ $name }}, or its key in database.keys.{{ $name }}.
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -94,7 +98,7 @@ database.keys has parts of a URL, and {{ $name }} is missing: write settings.{{ 
 extraEnv has {{ .name }} with its value, a secret that would be readable in the Job: write valueFrom.secretKeyRef, or database.existingSecret.
 {{- else if hasKey $set .name }}
 extraEnv has {{ .name }}, which the chart sets: {{ if hasPrefix "ALEMBIC_JOB_" .name }}write settings.{{ trimSuffix "_FILE" $name }}, or database for what is secret{{ else }}remove it{{ end }}.
-{{- else if and $given (regexMatch "^ALEMBIC_JOB_DATABASE_URL" .name) }}
+{{- else if and $given (not $database.keys) (regexMatch "^ALEMBIC_JOB_DATABASE_URL" .name) }}
 extraEnv has {{ .name }}, and database has a Secret: write the one or the other.
 {{- else if hasKey $set (printf "%s_FILE" .name) }}
 extraEnv has {{ .name }}, and database.keys.{{ $name }} is given: write the one or the other.

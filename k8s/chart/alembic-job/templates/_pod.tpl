@@ -126,6 +126,7 @@ podFailurePolicy:
         containerName: migrate
         operator: In
         values: [2, 11, 12, 13, 30, 31, 32, 33, 34, 35, 36, 40, 41, 42, 44, 45]
+      onPodConditions: [] # says nothing; the schemas of Kubernetes 1.27 and 1.28 demand it
     - action: Ignore # a drained node or a preemption is no failed attempt
       onPodConditions:
         - type: DisruptionTarget
@@ -143,7 +144,8 @@ template:
 
 {{/*
 For the application's Deployment: the init container that waits until the Job has migrated, and its volumes. Both are lists,
-called by the parent chart with this chart's scope. A sidecar is not quit there: the application needs it.
+called by the parent chart with this chart's scope. What only "upgrade" asks for is left out, so that a change of it does not
+roll the application; so is the sidecar's URL: the application needs the sidecar.
 
   initContainers:
     {{- include "alembic-job.wait" (index .Subcharts "alembic-job") | nindent 8 }}
@@ -152,7 +154,8 @@ called by the parent chart with this chart's scope. A sidecar is not quit there:
 */}}
 {{- define "alembic-job.wait" -}}
 {{- include "alembic-job.check" . -}}
-- {{ dict "root" . "name" (printf "%s-wait" .Chart.Name) "args" (list "wait") "settings" (omit (.Values.settings | default dict) "SIDECAR_QUIT_URL" "PLAN") "volume" (printf "%s-" .Chart.Name) | include "alembic-job.container" | nindent 2 | trim }}
+{{- $settings := omit (.Values.settings | default dict) "DDL_LOCK_TIMEOUT" "DDL_RETRY_FOR" "LOCK" "LOCK_TIMEOUT" "ON_EDITED" "ON_UNMANAGED" "PLAN" "RESUME" "SIDECAR_QUIT_URL" "STATEMENT_TIMEOUT" "STOP_GRACE" "TIMEOUT" "TRANSACTION" -}}
+- {{ dict "root" . "name" (printf "%s-wait" .Chart.Name) "args" (list "wait") "settings" $settings "volume" (printf "%s-" .Chart.Name) | include "alembic-job.container" | nindent 2 | trim }}
 {{- end }}
 
 {{/* 0444: the group of the application's pod is not known here, and only the containers that mount it see the file. */}}
