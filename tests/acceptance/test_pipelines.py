@@ -137,7 +137,7 @@ def test_github_applies_what_was_planned_and_asks_nobody_when_nothing_is_pending
 @SERVERS
 def test_gitlab_applies_what_was_planned(pipeline: Pipeline) -> None:
     pipeline.gitlab("plan")
-    assert b"CREATE TABLE books" in pipeline.artifacts["plan.sql"]
+    assert b"CREATE TABLE books" in pipeline.artifacts["plan.txt"]
     assert pipeline.database.tables() == set()
     pipeline.gitlab("apply")
     assert pipeline.database.versions() == {HEAD}

@@ -13,7 +13,8 @@ from tests.databases import Database
 from tests.job import Project, Result, Revision, creates, linear, make_project
 
 Run = Callable[..., Result]
-SERVERS = pytest.mark.parametrize("database", ["mariadb", "postgresql"], indirect=True)
+# test_ahead.py has each database; here it is the page's story.
+POSTGRESQL = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 FAILS = 'op.execute("SELECT * FROM nothing_there")'
 
 
@@ -41,7 +42,7 @@ def deploys(tmp_path: Path, run_job: Run, database: Database) -> Deploys:
     return deploys
 
 
-@SERVERS
+@POSTGRESQL
 @pytest.mark.parametrize("command", ["upgrade", "wait"])
 def test_what_the_ledger_saw_is_ahead(deploys: Deploys, command: str) -> None:
     deploys.project.add(creates("t3", "r3", "r2"))
@@ -51,7 +52,7 @@ def test_what_the_ledger_saw_is_ahead(deploys: Deploys, command: str) -> None:
     assert [(one["revision"], one["image"]) for one in said["revisions"]] == [("r3", "shop:3")]
 
 
-@SERVERS
+@POSTGRESQL
 def test_what_it_did_not_see_is_30_unless_somebody_knows_better(deploys: Deploys, database: Database) -> None:
     deploys.project.add(creates("t3", "r3", "r2"))
     done = plain.upgrade(database, deploys.project.ini, deploys.project.path / "migrations")
@@ -61,7 +62,7 @@ def test_what_it_did_not_see_is_30_unless_somebody_knows_better(deploys: Deploys
     deploys.ends("upgrade", 0, "ahead", ALEMBIC_JOB_ON_AHEAD="ok")
 
 
-@SERVERS
+@POSTGRESQL
 def test_a_newer_revision_that_left_nothing_left_the_database_where_it_was(deploys: Deploys) -> None:
     deploys.project.add(Revision("r3", "r2", FAILS))
     deploys.ends("upgrade", 40, "failed")
@@ -80,7 +81,7 @@ def test_a_newer_revision_that_is_half_done_does_not_stop_the_old_image_and_is_t
     assert deploys.run("status").one("revision_half_done")["revision"] == "r3"
 
 
-@SERVERS
+@POSTGRESQL
 def test_after_a_revert_a_new_revision_needs_the_reverted_one_below_it(deploys: Deploys) -> None:
     reverted = creates("t3", "r3", "r2")
     deploys.project.add(reverted)
@@ -93,7 +94,7 @@ def test_after_a_revert_a_new_revision_needs_the_reverted_one_below_it(deploys: 
     assert deploys.ends("upgrade", 0, "upgraded").finished["applied"] == ["r4"]
 
 
-@SERVERS
+@POSTGRESQL
 def test_what_was_undone_by_the_newer_image_is_not_ahead_any_more(deploys: Deploys) -> None:
     deploys.project.add(creates("t3", "r3", "r2"))
     deploys.ends("upgrade", 0, "upgraded")
