@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from .errors import DatabaseUnreachable, TargetInvalid, TargetTimeout
+from .errors import DatabaseMissing, DatabaseUnreachable, LoginRefused, TargetInvalid, TargetTimeout
 from .events import listed
 from .job import Job, Result
 from .planfile import PlanFile
@@ -109,6 +109,7 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
 
     started, limit_s = time.monotonic(), job.settings.target_timeout.total_seconds()
     next_report_s, heartbeat_s = 0.0, job.settings.heartbeat.total_seconds()
+    refused_at: float | None = None
     while True:
         waited_s = time.monotonic() - started
         there = True
@@ -129,6 +130,11 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
         job.stop.sleep(min(random.uniform(*_POLL_S), limit_s - waited_s))  # noqa: S311
         try:
             project.look_again(targets)
+            refused_at = None
         except DatabaseUnreachable:  # it may be back at the next try
             if waited_s >= limit_s:
+                raise
+        except (LoginRefused, DatabaseMissing):  # a password was rotated, and its file is yet to come
+            refused_at = time.monotonic() if refused_at is None else refused_at
+            if waited_s >= limit_s or time.monotonic() - refused_at >= job.settings.retry_refused_for.total_seconds():
                 raise

@@ -239,6 +239,33 @@ def test_wait_survives_a_server_that_goes_away_for_a_while(start_job: Start, dat
     assert (result.exit_code, result.finished["to"]) == (0, ["0002", "0003"])
 
 
+@pytest.mark.parametrize("database", ["mariadb", "postgresql"], indirect=True)
+@pytest.mark.parametrize("retried", [True, False])
+def test_wait_outlives_a_rotation_for_as_long_as_a_refusal_is_to_be_retried(
+    start_job: Start,
+    run_job: Run,
+    request: pytest.FixtureRequest,
+    database: Database,
+    tmp_path: Path,
+    retried: bool,
+) -> None:
+    login = login_of(database)
+    file = tmp_path / "url"
+    file.write_text(database.url)
+    env = {f"{URL}_FILE": str(file)}
+    job = start_job("wait", cwd=PROJECT, env={**env, "ALEMBIC_JOB_RETRY_REFUSED_FOR": "60s" if retried else "2s"})
+    job.wait_for("plan_ready")
+    user = f"USER {login.user}@'%' IDENTIFIED BY" if database.dialect == "mariadb" else f"ROLE {login.user} PASSWORD"
+    request.getfixturevalue(f"{database.dialect}_server").admin(f"ALTER {user} 'todays-word'")
+    if not retried:
+        refused(job.finish(), 11, "login_refused")
+        return
+    time.sleep(4)  # at least one try meets the old password
+    file.write_text(database.url.replace(login.password, "todays-word"))
+    assert run_job("upgrade", cwd=PROJECT, env=env).exit_code == 0
+    assert (job.finish().exit_code, job.finish().finished["outcome"]) == (0, "ready")
+
+
 # --- for the lock -----------------------------------------------------------------------------------
 
 

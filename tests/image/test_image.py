@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,47 +17,13 @@ import pytest
 from runner import __version__
 from tests import job
 from tests.databases import Database, Server
+from tests.image.containers import BOOKSHOP, DOCKER, HEAD, ROOT, Container, built, docker
 from tests.job import Revision, creates, make_project
 
-ROOT = Path(__file__).parents[2]
-BOOKSHOP = ROOT / "examples" / "bookshop"
-HEAD = "84ba5df1c76e"
-DOCKER = os.environ.get("DOCKER", "docker")
 HARDENED = ["--network", "host", "--read-only", "--user", "10001", "--cap-drop", "ALL"]
 HARDENED += ["--security-opt", "no-new-privileges"]
 
 Start = Callable[..., "Container"]
-
-
-@pytest.fixture(scope="session")
-def image() -> str:
-    """The image under test."""
-    assert "TEST_IMAGE" in os.environ, "there is no image to test: tests/image/run.sh builds it and runs this"
-    return os.environ["TEST_IMAGE"]
-
-
-def docker(*arguments: str | Path, text: str | None = None, check: bool = True) -> str:
-    """Run a docker command, and return what it printed."""
-    command = [DOCKER, *map(str, arguments)]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=300)
-    assert not check or done.returncode == 0, f"{command} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout.strip()
-
-
-class Container:
-    """A container that runs, with its output as ``tests.job`` reads and checks it."""
-
-    def __init__(self, arguments: list[str], *, plain: bool) -> None:
-        self.name = f"alembic-job-test-{uuid.uuid4().hex[:12]}"
-        client = {name: os.environ.get(name) for name in ("HOME", "DOCKER_HOST")}
-        command = [DOCKER, "run", "--rm", "--name", self.name, *arguments]
-        self.job = job.start(command, cwd=ROOT, env=client, plain=plain)
-
-    def stop(self, grace_s: int) -> float:
-        """Stop it as ``docker stop`` does, and return how many seconds that took."""
-        began = time.monotonic()
-        docker("stop", "--time", str(grace_s), self.name)
-        return time.monotonic() - began
 
 
 @pytest.fixture
@@ -85,8 +49,7 @@ def start(image: str) -> Iterator[Start]:
 
     yield start
     for container in started:
-        docker("rm", "--force", container.name, check=False)
-        container.job.kill()
+        container.remove()
 
 
 @pytest.fixture
@@ -239,13 +202,6 @@ def test_the_entrypoint_says_so_when_the_program_is_missing(image):
 
 
 # --- docs/images.md: what it shows is what is built here
-
-
-def built(name: str, dockerfile: str, context: Path) -> str:
-    """Build a Dockerfile, and return the image's tag."""
-    tag = f"alembic-job-test:{name}"
-    docker("build", "--network=host", "--file=-", "--tag", tag, context, text=dockerfile)
-    return tag
 
 
 @pytest.fixture
