@@ -23,8 +23,9 @@ PYTEST := -m pytest -n 3 --dist worksteal
 # What tests/newest.txt brings does not work with the oldest dependencies. The others ask a server, the settings or the
 # output, and neither Alembic nor SQLAlchemy: once is enough.
 NEWEST_ONLY := $(addprefix tests/acceptance/test_,$(addsuffix .py,optuna frameworks bad_input output secrets waiting \
-	two_keys where_session_locks_fail plan_file ledger_bad)) $(addprefix tests/integration/test_,$(addsuffix .py,beds \
-	chaos fleet galera galera_faults half_done pgbouncer vanished_node))
+	two_keys where_session_locks_fail plan_file ledger_bad pipelines credentials zero_downtime rollback \
+	kubernetes_page)) $(addprefix tests/integration/test_,$(addsuffix .py,beds chaos fleet galera galera_faults \
+	half_done pgbouncer vanished_node))
 
 # alembic+sqlalchemy. What env.py may do is tried on SQLite, and what a failure leaves on MariaDB, where most can go wrong.
 PAIRS ?= $(shell sed -n 's/^\([0-9][^ ]*\) \([0-9][^ ]*\)$$/\1+\2/p' tests/matrix.txt)

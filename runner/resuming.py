@@ -345,7 +345,7 @@ class Progress:
 
     def _stopped(self, why: str) -> RevisionUnresolved:
         assert self.half
-        error = self.half.unresolved(why)
+        error = self.half.unresolved(" ".join(why.split()))  # SQL comes in several lines
         error.event = self.half.event(resumed=False, now=self._now, sql=self.tells_sql)
         return error
 

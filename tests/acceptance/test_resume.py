@@ -63,6 +63,7 @@ def unresolved(project: Project, database: Database, *why: str, **environment: s
     assert isinstance(said.error, RevisionUnresolved), str(said)
     for fact in why:
         assert fact in str(said.error), str(said)
+    assert "\n" not in str(said.error)
     assert said.error.hint and "alembic-job resolve r1 --rolled-back" in said.error.hint
     last = said.of(RevisionHalfDone)[-1]
     assert not last.resumed
@@ -521,6 +522,16 @@ def test_what_a_variable_took_out_of_a_table_is_for_a_person(tmp_path: Path, dat
     project = project_of(tmp_path, body + STOP + 'op.execute("INSERT INTO h VALUES (@old)")\n')
     stopped(project, database)
     unresolved(project, database, "nobody kept", "SET @old")
+
+
+@POSTGRESQL
+def test_a_query_that_nobody_kept_the_answer_of_is_told_in_one_line(tmp_path: Path, database: Database) -> None:
+    body = BOX + "with op.get_context().autocommit_block():\n    bind = op.get_bind()\n"
+    body += '    bind.execute(sa.select(sa.func.max(sa.column("x"))).select_from(sa.table("box")))\n'  # in two lines
+    body += '    op.execute("INSERT INTO box (x) VALUES (1)")\n    ' + STOP
+    project = project_of(tmp_path, body)
+    stopped(project, database)
+    unresolved(project, database, "nobody kept: SELECT max(x) AS max_1 FROM box.")
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

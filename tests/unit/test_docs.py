@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,33 @@ def test_the_versions_that_are_tried_are_those_of_the_table() -> None:
     assert told == [f"{pins['alembic']}+{pins['sqlalchemy']}", *pairs, "newest+newest"]
     in_ci = re.findall(r"[\d.]+\+[\d.]+", (ROOT / ".ci" / "run").read_text())
     assert in_ci and set(in_ci) <= set(pairs)
+
+
+PAGES = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))]
+ALEMBICS_OWN = {"init", "revision", "merge", "branches", "show"}  # with flags of its own
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The lines of the examples that call the program, and the arguments of containers, word by word."""
+    examples = "\n".join(re.findall(r"^```(?:sh|yaml)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    lines = re.findall(r"^ *(?:- )?(alembic-job .*)$", examples, re.MULTILINE)
+    lines += [
+        f"alembic-job {args.replace(',', ' ')}" for args in re.findall(r"^ *args: \[(.*)\]$", examples, re.MULTILINE)
+    ]
+    return [shlex.split(re.sub(r" (>|>>|\|\|) .*", "", line), comments=True)[1:] for line in lines]
+
+
+def test_every_command_of_the_examples_is_one() -> None:
+    found = [words for text in PAGES for words in commands_of(text)]
+    assert {words[0] for words in found if words} >= {
+        "upgrade",
+        "wait",
+        "plan",
+        "downgrade",
+        "baseline",
+        "resolve",
+        "check",
+    }
+    for words in found:
+        if not words or words[0] not in ALEMBICS_OWN:
+            parser().parse_args(words)  # raises SettingsInvalid
