@@ -329,8 +329,9 @@ print("eating", flush=True)
 eaten = [bytearray(b"x" * (8 << 20)) for _ in range(75)]
 """
 ENOUGH = ("--memory=1g", "--memory-swap=1g")
-# The kernel takes the largest process, the worker. Where kubelet sets memory.oom.group (cgroup v2, Kubernetes 1.28),
-# it takes all of the container: here because PID 1 is made the first choice, with which the container ends.
+# The kernel takes the largest process, the worker. Where kubelet sets memory.oom.group (cgroup v2, Kubernetes 1.28;
+# https://github.com/kubernetes/kubernetes/pull/117793) it takes all of the container: here because PID 1 is made its
+# first choice, with which the container ends.
 ALL_OF_IT = 'open("/proc/1/oom_score_adj", "w").write("1000")\n'
 
 
