@@ -37,13 +37,16 @@ StepsFrom = Callable[[Place, History, Rows], Sequence[MigrationStep]]
 
 
 class GaveWay(RevisionDeferred):
-    """A revision that may be tried again, with the event for when it is not."""
+    """A revision that may be tried again, with the event for when it is not. ``lost``: its connection was."""
 
-    def __init__(self, message: str, event: RevisionFailedEvent, blocked_by: Holder | None, emit: Emit) -> None:
+    def __init__(
+        self, message: str, event: RevisionFailedEvent, blocked_by: Holder | None, emit: Emit, *, lost: bool
+    ) -> None:
         super().__init__(message, hint=event.hint, code=event.code, revision=event.revision)
         self.event = event
         self.blocked_by = blocked_by
         self.emit = emit
+        self.lost = lost
 
 
 def apply(
@@ -212,7 +215,8 @@ def _failure(
     )
     left_before = [f for f in recording.uncommitted if f.durable]
     if isinstance(error, RevisionDeferred) and not left_before:
-        error = GaveWay(f"{said[:-1]}{waits_for(holder_fields(blocked_by))}.", event, blocked_by, emit)
+        lost = refusal is not None and refusal.connection_lost
+        error = GaveWay(f"{said[:-1]}{waits_for(holder_fields(blocked_by))}.", event, blocked_by, emit, lost=lost)
     else:
         emit(event)
     # Its own transaction went with this one's failure, while its DDL had committed as it went.
