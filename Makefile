@@ -17,8 +17,8 @@ OLDEST_PYTHON ?= $(shell \
 	done)
 
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
-# Three on two cores: the tests wait for servers and processes most of the time.
-PYTEST := -m pytest -n 3 --dist worksteal
+# Four on two cores: the tests wait for servers and processes most of the time.
+PYTEST := -m pytest -n 4 --dist worksteal
 
 # What tests/newest.txt brings does not work with the oldest dependencies. The others ask a server, the settings or the
 # output, and neither Alembic nor SQLAlchemy: once is enough.
