@@ -140,10 +140,13 @@ def test_the_application_is_not_rolled_by_what_concerns_the_job_alone(helm: str,
         "TIMEOUT": "2h",
         "TRANSACTION": "per-revision",
     }
-    before, after = (
-        template(helm, {"alembic-job": {"settings": settings}}, chart=bookshop) for settings in ({}, of_job)
+    with_login = {"name": "ALEMBIC_JOB_SIDECAR_QUIT_URL", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}
+    before, after, by_variable = (
+        template(helm, {"alembic-job": values}, chart=bookshop)
+        for values in ({}, {"settings": of_job}, {"extraEnv": [with_login]})
     )
-    assert one(after, "Deployment") == one(before, "Deployment")
+    assert one(after, "Deployment") == one(by_variable, "Deployment") == one(before, "Deployment")
+    assert with_login in one(by_variable, "Job")["spec"]["template"]["spec"]["containers"][0]["env"]
     assert one(after, "Job") != one(before, "Job")
     both = template(helm, {"alembic-job": {"settings": {"X": "tenant=all", "ON_AHEAD": "ok"}}}, chart=bookshop)
     assert variables(waiting(both)).items() >= {"ALEMBIC_JOB_X": "tenant=all", "ALEMBIC_JOB_ON_AHEAD": "ok"}.items()

@@ -159,9 +159,14 @@ roll the application; so is the sidecar's URL: the application needs the sidecar
 */}}
 {{- define "alembic-job.wait" -}}
 {{- include "alembic-job.check" . -}}
-{{- $settings := omit (.Values.settings | default dict) "DDL_LOCK_TIMEOUT" "DDL_RETRY_FOR" "LOCK" "LOCK_TIMEOUT" "ON_EDITED" "ON_UNMANAGED" "PLAN" "RESUME" "SIDECAR_QUIT_URL" "STATEMENT_TIMEOUT" "STOP_GRACE" "TIMEOUT" "TRANSACTION" -}}
+{{- $ofTheJob := list "DDL_LOCK_TIMEOUT" "DDL_RETRY_FOR" "LOCK" "LOCK_TIMEOUT" "ON_EDITED" "ON_UNMANAGED" "PLAN" "RESUME" "SIDECAR_QUIT_URL" "STATEMENT_TIMEOUT" "STOP_GRACE" "TIMEOUT" "TRANSACTION" -}}
 {{- $values := deepCopy .Values -}}
 {{- include "alembic-job.ofTheApplication" $values -}}
+{{- $settings := $values.settings | default dict -}}
+{{- range $ofTheJob }}{{ $_ := unset $settings . }}{{ end -}}
+{{- $variables := list -}}
+{{- range $values.extraEnv }}{{ if not (has (trimPrefix "ALEMBIC_JOB_" .name) $ofTheJob) }}{{ $variables = append $variables . }}{{ end }}{{ end -}}
+{{- $_ := set $values "extraEnv" $variables -}}
 - {{ dict "root" (dict "Values" $values "Chart" .Chart "Release" .Release) "name" (printf "%s-wait" .Chart.Name) "args" (list "wait") "settings" $settings "volume" (printf "%s-" .Chart.Name) | include "alembic-job.container" | nindent 2 | trim }}
 {{- end }}
 
