@@ -225,14 +225,15 @@ def test_a_hook_runs_before_install_and_upgrade_and_not_before_a_rollback() -> N
     assert job({}, *options("hook"))["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
 
 
-def test_only_a_plain_job_goes_away_by_itself() -> None:
+def test_a_job_goes_away_by_itself_unless_the_next_one_replaces_it() -> None:
     assert {mode: job({}, *options(mode))["spec"].get("ttlSecondsAfterFinished") for mode in MODES} == {
         "hook": None,
         "job": 7 * 24 * 3600,
         "argocd": None,
-        "flux": None,
+        "flux": 24 * 3600,
     }
-    assert job({"ttlSecondsAfterFinished": 0}, *options("job"))["spec"]["ttlSecondsAfterFinished"] == 0
+    for mode, given in (("job", 0), ("flux", 301)):
+        assert job({"ttlSecondsAfterFinished": given}, *options(mode))["spec"]["ttlSecondsAfterFinished"] == given
 
 
 def test_flux_leaves_the_job_alone_that_has_run() -> None:

@@ -120,7 +120,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "of the same release in PreSync": ({"sameRelease": True, "mode": "argocd"}, "Write argocd.hook: Sync"),
     "a TTL on a hook": ({"ttlSecondsAfterFinished": 600}, "so that the logs of a failure can be read. Remove it"),
-    "a TTL under Flux": ({"mode": "flux", "ttlSecondsAfterFinished": 600}, "Flux would make the Job again"),
+    "a TTL in PreSync": ({"mode": "argocd", "ttlSecondsAfterFinished": 600}, "so that the logs of a failure can be read"),
+    "gone before Flux has seen it": (
+        {"mode": "flux", "ttlSecondsAfterFinished": 300},
+        "ttlSecondsAfterFinished is 300, and helmTimeout 5m: Flux may still wait",
+    ),
     "waiting longer than Helm": (
         {"settings": {"LOCK_TIMEOUT": "4m"}},
         "helmTimeout is 5m, and the Job may wait for 610 s:"

@@ -115,8 +115,9 @@ backoffLimit: {{ include "alembic-job.backoffLimit" . }}
 {{- with .Values.activeDeadlineSeconds }}
 activeDeadlineSeconds: {{ int64 . }}
 {{- end }}
-{{- if eq .Values.mode "job" }}
-ttlSecondsAfterFinished: {{ kindIs "invalid" .Values.ttlSecondsAfterFinished | ternary 604800 .Values.ttlSecondsAfterFinished | int64 }}
+{{- /* Helm forgets what a release made that failed, and Flux tries again every few minutes, with a new Job each time. */}}
+{{- with get (dict "job" 604800 "flux" 86400) .Values.mode }}
+ttlSecondsAfterFinished: {{ kindIs "invalid" $.Values.ttlSecondsAfterFinished | ternary . $.Values.ttlSecondsAfterFinished | int64 }}
 {{- end }}
 # The first rule that matches decides. What no rule names is retried: "retryable: true", and kills.
 podFailurePolicy:
