@@ -80,7 +80,7 @@ CASES = {
     "a ServiceAccount that is there": {"serviceAccount": {"name": "migrator"}},
     "by digest": {"image": {"tag": "", "digest": "sha256:" + "0" * 64}},
     "waiting for the Secret": {"database": {"optional": False, "key": "DATABASE_URL"}},
-    "OpenShift": {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}},
+    "OpenShift": {"podSecurityContext": {"runAsUser": "", "runAsGroup": "", "fsGroup": ""}},
 }
 RELEASES = {
     "short": "b",
@@ -285,8 +285,11 @@ def test_large_ids_stay_whole() -> None:
     assert pod["securityContext"]["fsGroup"] == 1000680000
 
 
-def test_on_openshift_the_namespace_gives_user_and_group() -> None:
-    pod = job(CASES["OpenShift"])["spec"]["template"]["spec"]
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_on_openshift_the_namespace_gives_user_and_group(nothing: str | None) -> None:
+    given = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), nothing)
+    pod = job({"podSecurityContext": given})["spec"]["template"]["spec"]
+    assert not {"runAsUser", "runAsGroup"} & pod["containers"][0]["securityContext"].keys()
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     [secret] = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
     assert secret["defaultMode"] == 0o444  # nobody's group

@@ -127,6 +127,16 @@ def test_the_application_may_wait_with_a_login_of_its_own(helm: str, bookshop: P
     assert waits["items"] == [{"key": "uri", "path": "url"}]
 
 
+def test_a_parent_s_own_values_take_user_and_group_away(helm: str, bookshop: Path, tmp_path: Path) -> None:
+    """As OpenShift needs it. Helm 4 does not hand down a null that is written there."""
+    parent = Path(shutil.copytree(bookshop, tmp_path / "parent"))
+    own = values(parent / "values.yaml")
+    own["alembic-job"]["podSecurityContext"] = {"runAsUser": "", "runAsGroup": "", "fsGroup": ""}
+    (parent / "values.yaml").write_text(yaml.safe_dump(own))
+    pod = one(template(helm, {}, chart=parent), "Job")["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
 def test_the_application_is_not_rolled_by_what_concerns_the_job_alone(helm: str, bookshop: Path) -> None:
     """Nor does it stop the sidecar that the application needs."""
     of_job = {

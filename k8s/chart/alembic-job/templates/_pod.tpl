@@ -97,8 +97,10 @@ securityContext:
   runAsNonRoot: true
   seccompProfile:
     type: RuntimeDefault
-  {{- with $values.podSecurityContext }}
-  {{- toYaml . | nindent 2 }}
+  {{- range $key, $value := $values.podSecurityContext }}
+  {{- with $value }}
+  {{- toYaml (dict $key .) | nindent 2 }}
+  {{- end }}
   {{- end }}
 containers:
   - {{ merge (dict "volume" "") . | include "alembic-job.container" | nindent 4 | trim }}
