@@ -295,6 +295,34 @@ def test_on_openshift_the_namespace_gives_user_and_group(nothing: str | None) ->
     assert secret["defaultMode"] == 0o444  # nobody's group
 
 
+@pytest.mark.parametrize(
+    ("given", "optional"),
+    [
+        ({}, True),
+        ({"database": {"optional": False}}, False),
+        ({"sameRelease": True}, False),
+        ({"sameRelease": True, "database": {"optional": True}}, True),
+    ],
+)
+@pytest.mark.parametrize("helm", HELMS)
+def test_a_secret_that_comes_with_the_release_is_waited_for(helm: str, given: dict[str, Any], optional: bool) -> None:
+    keys = {"keys": {"DB_DRIVER": "driver", "DB_NAME": "name"}, **given.get("database", {})}
+    values = needed(**{**given, "mode": "job", "database": keys})
+    pod = one(template(helm, values), "Job")["spec"]["template"]["spec"]
+    [by_variable] = {
+        env["valueFrom"]["secretKeyRef"]["optional"]
+        for env in pod["containers"][0]["env"]
+        if "secretKeyRef" in env.get("valueFrom", {})
+    }
+    assert by_variable is optional
+    [volume] = [
+        v["secret"]
+        for v in one(template(helm, needed(**given, mode="job")), "Job")["spec"]["template"]["spec"]["volumes"]
+        if "secret" in v
+    ]
+    assert volume["optional"] is optional
+
+
 def test_the_url_is_nowhere_but_in_the_secret() -> None:
     for mode in MODES:
         documents = template("helm4", needed(**TRYING), *options(mode))

@@ -60,6 +60,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("valuefrom", {"extraEnv": [{"name": "A", "valuefrom": {}}]}),
     ("name", {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}),
     ("mountPath", {"extraVolumeMounts": [{"name": "a", "mountPath": "relative"}]}),
+    ("mountPath", {"extraVolumeMounts": [{"name": "a", "mountPath": "/tmp"}]}),
     ("test", {"test": {"enabled": False}}),
     ("fullnameOverride", {"fullnameOverride": "Bookshop"}),
     ("nameOverride", {"nameOverride": "book.shop"}),
@@ -120,7 +121,10 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "of the same release in PreSync": ({"sameRelease": True, "mode": "argocd"}, "Write argocd.hook: Sync"),
     "a TTL on a hook": ({"ttlSecondsAfterFinished": 600}, "so that the logs of a failure can be read. Remove it"),
-    "a TTL in PreSync": ({"mode": "argocd", "ttlSecondsAfterFinished": 600}, "so that the logs of a failure can be read"),
+    "a TTL in PreSync": (
+        {"mode": "argocd", "ttlSecondsAfterFinished": 600},
+        "so that the logs of a failure can be read",
+    ),
     "gone before Flux has seen it": (
         {"mode": "flux", "ttlSecondsAfterFinished": 300},
         "ttlSecondsAfterFinished is 300, and helmTimeout 5m: Flux may still wait",

@@ -54,7 +54,7 @@ volumeMounts:
 - name: {{ $.volume }}database
   secret:
     secretName: {{ include "alembic-job.secretName" $.root }}
-    optional: {{ $.root.Values.database.optional }}
+    optional: {{ include "alembic-job.optional" $.root }}
     defaultMode: {{ $.mode }}
     items:
       {{- . | nindent 6 }}

@@ -51,6 +51,11 @@ STOP_GRACE: 8s
 {{- end -}}
 {{- end }}
 
+{{/* Whether the pod is started without the Secret. Where that comes with the release, it may be late. */}}
+{{- define "alembic-job.optional" -}}
+{{- kindIs "invalid" .Values.database.optional | ternary (not .Values.sameRelease) .Values.database.optional -}}
+{{- end }}
+
 {{/* Secrets that the program reads from files, again for every connection. */}}
 {{- define "alembic-job.withFile" -}}
 [DATABASE_URL, DB_PASSWORD, DB_USER, LOCK_DATABASE_URL, SCRATCH_URL]
@@ -78,7 +83,7 @@ STOP_GRACE: 8s
     secretKeyRef:
       name: {{ $secret }}
       key: {{ $key }}
-      optional: {{ $root.Values.database.optional }}
+      optional: {{ include "alembic-job.optional" $root }}
 {{- end }}
 {{- end }}
 {{- else if $secret }}
