@@ -370,8 +370,3 @@ def test_the_notes_tell_where_to_look_by_the_names_that_are_there(
     assert dict(part.split("=") for part in selector.split(",")).items() <= labels.items()
     assert ("helm test -n shop bookshop" in notes) == (mode != "argocd")
     assert not re.search(r"%!|no value|secret@", notes)
-
-
-def test_the_codes_that_are_not_tried_again_are_those_of_the_program() -> None:
-    [first, *_] = job({})["spec"]["podFailurePolicy"]["rules"]
-    assert first["onExitCodes"] == {"containerName": "migrate", "operator": "In", "values": checks.CODES}

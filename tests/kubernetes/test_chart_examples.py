@@ -30,7 +30,7 @@ def bookshop(helm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp(helm) / "chart"
     shutil.copytree(CHART.parent, copy, ignore=shutil.ignore_patterns("charts", "Chart.lock"))
     parent = copy / "examples" / "bookshop"
-    done = run(helm, "dependency", "build", str(parent))
+    done = run(helm, "dependency", "build", "--skip-refresh", str(parent))
     assert done.returncode == 0, done.stderr
     return parent
 
@@ -200,7 +200,7 @@ def test_two_parts_of_one_chart_do_not_meet(helm: str, tmp_path: Path) -> None:
     (parent / "templates" / "deployment.yaml").write_text(
         text.replace("{{ .Values.image.repository }}:{{ .Values.image.tag }}", "a:1")
     )
-    assert run(helm, "dependency", "build", str(parent)).returncode == 0
+    assert run(helm, "dependency", "build", "--skip-refresh", str(parent)).returncode == 0
     documents = template(helm, {}, chart=parent)
     sound(documents)
     names = [(document["kind"], document["metadata"]["name"]) for document in documents]
