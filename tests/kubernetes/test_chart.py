@@ -12,7 +12,20 @@ import pytest
 from runner.settings import FIELDS, SECRET, variable
 from tests.kubernetes import checks, schemas
 from tests.kubernetes.chart import CHART
-from tests.kubernetes.helm import HELMS, MODES, container, needed, one, run, template, variables
+from tests.kubernetes.helm import (
+    HELMS,
+    MODES,
+    container,
+    joined,
+    keys_of,
+    needed,
+    one,
+    pod_of,
+    run,
+    secret_of,
+    template,
+    variables,
+)
 
 EVERYTHING: dict[str, Any] = {
     "image": {"digest": "sha256:" + "a" * 64, "pullPolicy": "Always"},
@@ -288,11 +301,10 @@ def test_large_ids_stay_whole() -> None:
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_on_openshift_the_namespace_gives_user_and_group(nothing: str | None) -> None:
     given = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), nothing)
-    pod = job({"podSecurityContext": given})["spec"]["template"]["spec"]
-    assert not {"runAsUser", "runAsGroup"} & pod["containers"][0]["securityContext"].keys()
-    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    [secret] = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
-    assert secret["defaultMode"] == 0o444  # nobody's group
+    made = job({"podSecurityContext": given})
+    assert not {"runAsUser", "runAsGroup"} & container(made)["securityContext"].keys()
+    assert pod_of(made)["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert secret_of(made)["defaultMode"] == 0o444  # nobody's group
 
 
 @pytest.mark.parametrize(
@@ -306,21 +318,10 @@ def test_on_openshift_the_namespace_gives_user_and_group(nothing: str | None) ->
 )
 @pytest.mark.parametrize("helm", HELMS)
 def test_a_secret_that_comes_with_the_release_is_waited_for(helm: str, given: dict[str, Any], optional: bool) -> None:
-    keys = {"keys": {"DB_DRIVER": "driver", "DB_NAME": "name"}, **given.get("database", {})}
-    values = needed(**{**given, "mode": "job", "database": keys})
-    pod = one(template(helm, values), "Job")["spec"]["template"]["spec"]
-    [by_variable] = {
-        env["valueFrom"]["secretKeyRef"]["optional"]
-        for env in pod["containers"][0]["env"]
-        if "secretKeyRef" in env.get("valueFrom", {})
-    }
-    assert by_variable is optional
-    [volume] = [
-        v["secret"]
-        for v in one(template(helm, needed(**given, mode="job")), "Job")["spec"]["template"]["spec"]["volumes"]
-        if "secret" in v
-    ]
-    assert volume["optional"] is optional
+    of_parts = {"mode": "job", "database": {"keys": {"DB_DRIVER": "driver", "DB_NAME": "name"}}}
+    made = one(template(helm, joined(needed(**given), of_parts)), "Job")
+    by_variable = variables(container(made))["ALEMBIC_JOB_DB_DRIVER"]["secretKeyRef"]
+    assert (by_variable["optional"], secret_of(made)["optional"]) == (optional, optional)
 
 
 def test_the_url_is_nowhere_but_in_the_secret() -> None:
@@ -330,11 +331,13 @@ def test_the_url_is_nowhere_but_in_the_secret() -> None:
         assert "secret@" not in str([document for document in documents if document["kind"] != "Secret"])
 
 
+def test_a_certificate_in_the_same_secret_is_mounted_beside_the_url() -> None:
+    assert "items" not in secret_of(job({"database": {"key": "uri"}}))
+
+
 def test_the_chart_s_own_secret_has_the_key_that_is_mounted_whatever_key_another_would_have() -> None:
     documents = template("helm4", needed(database={**TRYING["database"], "key": "uri"}))
-    volumes = one(documents, "Job")["spec"]["template"]["spec"]["volumes"]
-    [secret] = [volume["secret"] for volume in volumes if "secret" in volume]
-    assert {item["key"] for item in secret["items"]} == one(documents, "Secret")["stringData"].keys()
+    assert keys_of(container(one(documents, "Job"))) == one(documents, "Secret")["stringData"].keys()
 
 
 def test_helm_test_asks_whether_revisions_are_pending() -> None:

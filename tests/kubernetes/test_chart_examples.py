@@ -12,7 +12,19 @@ import yaml
 
 from tests.kubernetes import checks, schemas
 from tests.kubernetes.chart import CHART, README
-from tests.kubernetes.helm import HELMS, MODES, Document, one, refused, run, template, variables
+from tests.kubernetes.helm import (
+    HELMS,
+    MODES,
+    Document,
+    container,
+    keys_of,
+    one,
+    refused,
+    run,
+    secret_of,
+    template,
+    variables,
+)
 
 EXAMPLES = CHART.parent / "examples"
 # No schema of Kubernetes' own.
@@ -89,12 +101,10 @@ def test_with_external_secrets_the_pods_are_not_started_before_the_secret_is_the
     sound(documents)
     made = one(documents, "ExternalSecret")
     for workload in (one(documents, "Job"), one(documents, "Deployment")):
-        [secret] = [
-            volume["secret"] for volume in workload["spec"]["template"]["spec"]["volumes"] if "secret" in volume
-        ]
-        assert secret["secretName"] == made["spec"]["target"]["name"]
-        assert secret["optional"] is False
-        assert {item["key"] for item in secret["items"]} <= {data["secretKey"] for data in made["spec"]["data"]}
+        secret = secret_of(workload)
+        assert (secret["secretName"], secret["optional"]) == (made["spec"]["target"]["name"], False)
+    for reads in (container(one(documents, "Job")), waiting(documents)):
+        assert keys_of(reads) == {data["secretKey"] for data in made["spec"]["data"]}
 
 
 def test_a_hook_is_refused_where_the_secret_comes_with_the_release(helm: str, bookshop: Path) -> None:
@@ -115,16 +125,9 @@ def test_the_application_may_wait_with_a_login_of_its_own(helm: str, bookshop: P
     database = {**own, "waitSecret": "bookshop-app-database", "key": "uri"}
     documents = template(helm, {"alembic-job": {"database": database}}, chart=bookshop)
     sound(documents)
-    migrates, waits = (
-        next(
-            volume["secret"]
-            for volume in one(documents, kind)["spec"]["template"]["spec"]["volumes"]
-            if "secret" in volume
-        )
-        for kind in ("Job", "Deployment")
-    )
-    assert waits["secretName"] == "bookshop-app-database" != migrates["secretName"]
-    assert waits["items"] == [{"key": "uri", "path": "url"}]
+    migrates, waits = (secret_of(one(documents, kind))["secretName"] for kind in ("Job", "Deployment"))
+    assert waits == "bookshop-app-database" != migrates
+    assert keys_of(waiting(documents)) == {"uri"}
 
 
 def test_a_parent_s_own_values_take_user_and_group_away(helm: str, bookshop: Path, tmp_path: Path) -> None:
@@ -219,10 +222,6 @@ def test_the_values_for_external_secrets_name_the_keys_that_are_made(helm: str) 
     made = values(folder / "externalsecret.yaml")
     documents = template(helm, values(folder / "values.yaml"))
     sound(documents)
-    [secret] = [
-        volume["secret"]
-        for volume in one(documents, "Job")["spec"]["template"]["spec"]["volumes"]
-        if "secret" in volume
-    ]
-    assert secret["secretName"] == made["spec"]["target"]["name"]
-    assert {item["key"] for item in secret["items"]} == {data["secretKey"] for data in made["spec"]["data"]}
+    job = one(documents, "Job")
+    assert secret_of(job)["secretName"] == made["spec"]["target"]["name"]
+    assert keys_of(container(job)) == {data["secretKey"] for data in made["spec"]["data"]}

@@ -35,7 +35,7 @@ resources:
 volumeMounts:
   - name: {{ .volume }}tmp
     mountPath: /tmp
-  {{- if include "alembic-job.secretItems" .root | trim }}
+  {{- if include "alembic-job.secretName" .root }}
   - name: {{ .volume }}database
     mountPath: /run/secrets/database
     readOnly: true
@@ -50,14 +50,12 @@ volumeMounts:
 - name: {{ .volume }}tmp # for env.py; the program itself writes no files
   emptyDir:
     sizeLimit: 64Mi
-{{- with include "alembic-job.secretItems" .root | trim }}
-- name: {{ $.volume }}database
+{{- with include "alembic-job.secretName" .root }}
+- name: {{ $.volume }}database # all of it, with a certificate beside the URL, say
   secret:
-    secretName: {{ include "alembic-job.secretName" $.root }}
+    secretName: {{ . }}
     optional: {{ include "alembic-job.optional" $.root }}
     defaultMode: {{ $.mode }}
-    items:
-      {{- . | nindent 6 }}
 {{- end }}
 {{- with .root.Values.extraVolumes }}
 {{ toYaml . }}

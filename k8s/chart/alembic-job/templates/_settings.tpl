@@ -76,7 +76,7 @@ STOP_GRACE: 8s
 {{- range $name, $key := .keys }}
 {{- if has $name $files }}
 - name: ALEMBIC_JOB_{{ $name }}_FILE
-  value: /run/secrets/database/{{ $name }}
+  value: /run/secrets/database/{{ $key }}
 {{- else }}
 - name: ALEMBIC_JOB_{{ $name }}
   valueFrom:
@@ -88,7 +88,7 @@ STOP_GRACE: 8s
 {{- end }}
 {{- else if $secret }}
 - name: ALEMBIC_JOB_DATABASE_URL_FILE
-  value: /run/secrets/database/url
+  value: /run/secrets/database/{{ .url | empty | ternary .key "url" }}
 {{- end }}
 {{- end }}
 - name: POD_NAME
@@ -105,21 +105,5 @@ STOP_GRACE: 8s
       fieldPath: spec.nodeName
 {{- with $root.Values.extraEnv }}
 {{ toYaml . }}
-{{- end }}
-{{- end }}
-
-{{/* The keys of the Secret as files. */}}
-{{- define "alembic-job.secretItems" -}}
-{{- if .Values.database.keys }}
-{{- $files := include "alembic-job.withFile" . | fromYamlArray }}
-{{- range $name, $key := .Values.database.keys }}
-{{- if has $name $files }}
-- key: {{ $key }}
-  path: {{ $name }}
-{{- end }}
-{{- end }}
-{{- else if include "alembic-job.secretName" . }}
-- key: {{ ternary "url" .Values.database.key (ne .Values.database.url "") }}
-  path: url
 {{- end }}
 {{- end }}
