@@ -244,6 +244,13 @@ def test_commands_that_only_look_call_it_too(
         assert len(one.requests) == count
 
 
+def test_who_asks_for_help_stops_nothing(run_job: Run, sidecar: Callable[..., Sidecar]) -> None:
+    one = sidecar()
+    result = run_job("--help", env={QUIT: one.url}, plain=True)
+    assert (result.exit_code, one.requests) == (0, [])
+    assert "upgrade" in result.stdout
+
+
 # --- it fails ---------------------------------------------------------------------------------------
 
 
