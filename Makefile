@@ -29,8 +29,8 @@ NEWEST_ONLY := $(addprefix tests/acceptance/test_,$(addsuffix .py,optuna framewo
 
 # alembic+sqlalchemy. What env.py may do is tried on SQLite, and what a failure leaves on MariaDB, where most can go wrong.
 PAIRS ?= $(shell sed -n 's/^\([0-9][^ ]*\) \([0-9][^ ]*\)$$/\1+\2/p' tests/matrix.txt)
-MATRIX_TESTS := tests/acceptance/test_kinds.py tests/integration/test_truth.py \
-	-k '(test_kinds and sqlite and not besides) or (test_truth and mariadb and template)'
+MATRIX_TESTS := tests/acceptance/test_kinds.py tests/acceptance/test_own_tables.py tests/integration/test_truth.py \
+	-k '(test_kinds and sqlite and not besides) or (test_own_tables and sqlite) or (test_truth and mariadb and template)'
 
 # make chaos without a DATABASE: 20 rounds on each, nothing written.
 ROUNDS ?= 20

@@ -11,6 +11,7 @@ from .database import Dialect, Refusal, words_of
 from .errors import (
     ConfigInvalid,
     DatabaseReadOnly,
+    DatabaseUnreachable,
     Interrupted,
     LockLost,
     PermissionDenied,
@@ -37,13 +38,16 @@ StepsFrom = Callable[[Place, History, Rows], Sequence[MigrationStep]]
 
 
 class GaveWay(RevisionDeferred):
-    """A revision that may be tried again, with the event for when it is not."""
+    """A revision that may be tried again, with the event for when it is not. ``lost``: its connection was."""
 
-    def __init__(self, message: str, event: RevisionFailedEvent, blocked_by: Holder | None, emit: Emit) -> None:
+    def __init__(
+        self, message: str, event: RevisionFailedEvent, blocked_by: Holder | None, emit: Emit, *, lost: bool
+    ) -> None:
         super().__init__(message, hint=event.hint, code=event.code, revision=event.revision)
         self.event = event
         self.blocked_by = blocked_by
         self.emit = emit
+        self.lost = lost
 
 
 def apply(
@@ -212,7 +216,8 @@ def _failure(
     )
     left_before = [f for f in recording.uncommitted if f.durable]
     if isinstance(error, RevisionDeferred) and not left_before:
-        error = GaveWay(f"{said[:-1]}{waits_for(holder_fields(blocked_by))}.", event, blocked_by, emit)
+        said_of = f"{said[:-1]}{waits_for(holder_fields(blocked_by))}."
+        error = GaveWay(said_of, event, blocked_by, emit, lost=_lost(refusal, cause))
     else:
         emit(event)
     # Its own transaction went with this one's failure, while its DDL had committed as it went.
@@ -224,10 +229,17 @@ def _failure(
 
 def _may_pass(dialect: Dialect, cause: BaseException | None, refusal: Refusal | None) -> bool:
     """Whether the same revision may work when it is tried again."""
-    if refusal and refusal.connection_lost:
+    if _lost(refusal, cause):
         return True
     driver_error = getattr(cause, "orig", None) or cause
     return driver_error is not None and dialect.gave_way(driver_error)
+
+
+def _lost(refusal: Refusal | None, cause: BaseException | None) -> bool:
+    """Whether a connection was: the revision's, or the run's own, in place of which no other one could be had."""
+    if refusal is None:
+        return False
+    return refusal.connection_lost or (isinstance(cause, Unrecorded) and refusal.error is DatabaseUnreachable)
 
 
 def _making_way(blocked_by: Holder | None) -> str | None:

@@ -60,7 +60,7 @@ class Fence:
         if held.lock:
             if not _seen(held.lock, reached):
                 if not _answers_yes(held.lock.is_ours):
-                    raise _lost(place, "before anything was begun")
+                    raise _lost(place, "the runner's own connection was lost")
                 raise WrongDatabase(
                     f"The migration lock is held at {place.name}, and env.py's connection does not see it there:"
                     " it is on another server."

@@ -7,10 +7,25 @@ any version.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 from .model import OWN_SCHEMA, is_own
+
+
+class _Plugin(ModuleType):
+    """A module that lists itself: Alembic 1.18 and 1.19 iterate over what the entry point names, and fail on a module.
+
+    Since 1.20 it takes a module, and warns of a list: its issue 1873
+    """
+
+    def __iter__(self) -> Iterator[ModuleType]:
+        yield self
+
+
+sys.modules[__name__].__class__ = _Plugin
 
 
 def setup(plugin: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from .answers import Answer, Replayed, brings_into_session, fingerprint_of, of_tables
 from .database import Dialect, words_of
-from .errors import RevisionUnresolved
+from .errors import DatabaseUnreachable, RevisionUnresolved
 from .events import numbered
 from .halves import COLUMNS, LAYOUT, NAMES, TABLE, Half, Recorded, about, happened, read_by
 from .masking import sql_literals
@@ -308,7 +308,7 @@ class Progress:
             return "by itself"
         table = table_written(sql, whole=True)
         if table and table not in self._last_at_once:
-            self._last_at_once[table] = self._dialect.lasts_at_once(self.pen.ask, table)
+            self._last_at_once[table] = self._dialect.lasts_at_once(self._ask, table)
         return "by itself" if table and self._last_at_once[table] else "with its transaction"
 
     def _is_there(self, known: Recorded, mark: _Mark, sql: str) -> bool:
@@ -336,12 +336,24 @@ class Progress:
     def _definitions(self, sql: str) -> dict[str, str | None] | None:
         about = objects(sql)
         try:
-            return self._dialect.definitions(self.pen.ask, about) if about else None
-        except Exception as error:
-            refusal = self._dialect.classify(error)
-            if refusal and refusal.connection_lost:
-                raise
+            return self._dialect.definitions(self._ask, about) if about else None
+        except Unrecorded:
+            raise
+        except Exception:
             return None  # in another database, say, where this user may not look
+
+    def _ask(self, sql: str) -> Sequence[Sequence[Any]]:
+        """Raises Unrecorded where there is no connection to ask on: as an error of the statement it would mislead."""
+        try:
+            return self.pen.ask(sql)
+        except Exception as error:
+            if self._unreachable(error):
+                raise Unrecorded(self._unwritten(error), error) from error
+            raise
+
+    def _unreachable(self, error: Exception) -> bool:
+        refusal = self._dialect.classify(error)
+        return refusal is not None and refusal.error is DatabaseUnreachable
 
     def _stopped(self, why: str) -> RevisionUnresolved:
         assert self.half
@@ -438,7 +450,7 @@ class Progress:
                 self.pen.write(TABLE, writes)
         except Exception as error:
             why = self._unwritten(error)
-            if self.wrote:
+            if self.wrote or self._unreachable(error):  # which may pass, and the revision would be without a record
                 raise Unrecorded(why, error) from error
             self.given_up = True
             self.warn(why)

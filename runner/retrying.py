@@ -14,6 +14,7 @@ from .watching import Watch
 
 # Of the time that it may queue for a lock: whoever queues behind it has two thirds of the time for himself.
 _PAUSES = (1.0, 3.0)
+_LOST_S = 1.0  # in its place for a revision whose connection was lost: nobody waits for that one
 
 
 class Retries:
@@ -37,7 +38,8 @@ class Retries:
         if left_s <= 0:
             tries = f" It was tried {self._tries} times in {shown(self._limit)}." if self._tries > 1 else ""
             raise self._given_up(gave_way, tries)
-        next_in_s = min(random.uniform(*_PAUSES) * self._queue_s, left_s, max(0.0, self._watch.left_s))  # noqa: S311
+        unit_s = min(self._queue_s, _LOST_S) if gave_way.lost else self._queue_s
+        next_in_s = min(random.uniform(*_PAUSES) * unit_s, left_s, max(0.0, self._watch.left_s))  # noqa: S311
         gave_way.emit(
             RevisionRetried(
                 revision=gave_way.revision or "",

@@ -11,6 +11,7 @@ and, later, how they ended. It is a process of its own, and has one thread, so t
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import selectors
@@ -35,7 +36,6 @@ _MODULES = (
     "alembic.command",
     "sqlalchemy.dialects.mysql.pymysql",
     "sqlalchemy.dialects.sqlite.pysqlite",
-    "psycopg",
     "pymysql",
     "logging.config",
 )
@@ -59,7 +59,9 @@ def warm_up() -> None:
         importlib.import_module(name)
     version = importlib.import_module("sqlalchemy").__version__
     driver = "psycopg2" if version.startswith("1.") else "psycopg"
-    importlib.import_module(f"sqlalchemy.dialects.postgresql.{driver}")
+    for name, dialect in (("psycopg", None), (driver, f"sqlalchemy.dialects.postgresql.{driver}")):
+        if importlib.util.find_spec(name):  # an extra, which not every environment has
+            importlib.import_module(dialect or name)
 
 
 def opened(start: Start) -> tuple[int, int]:

@@ -125,6 +125,11 @@ def test_the_schema_is_the_one_that_plain_alembic_makes(
     assert database.versions() == second_database.versions()
 
 
+def _as_docs_ledger_md_says(name: str | None, *_: object) -> bool:
+    """For Alembic before 1.18, which has no plugins."""
+    return not str(name).startswith("alembic_job")
+
+
 def test_the_models_differ_in_nothing_from_the_migrated_schema(
     bookshop: Bookshop, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +139,8 @@ def test_the_models_differ_in_nothing_from_the_migrated_schema(
     bookshop("upgrade")
     engine = sa.create_engine(database.url, poolclass=sa.pool.NullPool)
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_name": _as_docs_ledger_md_says})
+        assert compare_metadata(context, Base.metadata) == []
 
 
 def test_books_that_were_there_before_get_their_slugs(bookshop: Bookshop, database: Database) -> None:

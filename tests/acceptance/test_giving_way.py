@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -517,3 +518,38 @@ def test_with_the_plugin_mariadb_tells_which_one(
             f" {session_of(reader, 'mariadb')}"
         )
     assert job.finish().exit_code == 0
+
+
+# Its own session and every other one go, and nobody gets a new one: as when a server has just been started again.
+_NO_ROOM = """
+    import pymysql
+    bind = op.get_bind()
+    url, mine = bind.engine.url, bind.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
+    for (other,) in bind.exec_driver_sql("SELECT id FROM information_schema.processlist").fetchall():
+        if other != mine:
+            bind.exec_driver_sql(f"KILL {other}")
+    held = globals().setdefault("held", [])
+    while True:
+        try:
+            held.append(pymysql.connect(host=url.host, port=url.port, user=url.username, password=url.password))
+        except pymysql.err.OperationalError as error:
+            if error.args[0] == 1040:
+                break
+"""
+
+
+@pytest.mark.parametrize("statement", ["INSERT INTO books VALUES (2)", "ALTER TABLE books ADD COLUMN title INTEGER"])
+def test_a_run_that_cannot_record_a_statement_for_want_of_a_connection_may_be_tried_again(
+    private_server: Callable[..., Any], tmp_path: Path, run_job: Run, statement: str
+) -> None:
+    database = private_server("mariadb", max_connections=10).new_database()
+    database.execute(BOOKS)
+    body = f"{textwrap.dedent(_NO_ROOM)}\nop.execute({statement!r})\n"
+    project = make_project(tmp_path, [Revision("r0", None, 'op.create_table("first", sa.Column("id", sa.Integer))')])
+    result = run_job("upgrade", cwd=project.path, env=environment(database))
+    assert result.exit_code == 0
+    project.add(Revision("r1", "r0", body))
+    result = run_job("upgrade", cwd=project.path, env=environment(database, DDL_RETRY_FOR="0s"))
+    refused(result, 43, "revision_deferred", "Nothing of it remains")
+    assert result.finished["code"] == "1040"
+    assert database.query("SELECT * FROM books") == []
