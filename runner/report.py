@@ -30,12 +30,10 @@ _ALWAYS = {"run_started", "run_finished"}
 # Words of a fixed set. To mask one that is also somebody's password would tell the password, and break the reader.
 _OWN_WORDS = {"event", "level", "time", "outcome", "exit_name", "state", "stream", "dialect", "lock_kind", "signal"}
 
-_KILLED = {
-    "hint": "With the reason OOMKilled, raise the memory limit. Then run again: the next run waits until none of this"
-    " one's statements runs on the server.",
-    "exit_name": None,
-    "exit_code": None,
-}
+_KILLED = (
+    "With the reason OOMKilled, raise the memory limit. Then run again: the next run waits until none of this one's"
+    " statements runs on the server."
+)
 
 Record = dict[str, Any]  # an event on its way out: its name, level, message, time and own fields
 Fields = Literal["default", "gcp", "ecs", "datadog"]
@@ -113,9 +111,8 @@ class Report:
         if event == "revision_started":
             # To be read if nothing follows: who is killed from outside has no other last word.
             where = f"revision {record['revision']} ({record['position']} of {record['count']})"
-            self._terminate(
-                {"error": f"The run was ended from outside, after it had begun {where}.", **_KILLED, **record}
-            )
+            error = f"The run was ended from outside, after it had begun {where}."
+            self._terminate({**record, "error": error, "hint": _KILLED})
             self._running = (record["message"].rstrip("."), time.monotonic())
         elif event in ("revision_executed", "revision_failed"):
             self._running = None

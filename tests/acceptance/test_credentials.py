@@ -204,6 +204,8 @@ def test_a_token_that_a_sidecar_writes_anew_is_used_for_the_next_login(
         postgresql_server.admin(f"ALTER ROLE {login.user} PASSWORD '{todays}'")
         (tmp_path / "now").write_text(todays + "\n")
         result = job.finish()
+        sidecar.terminate()
+        assert sidecar.wait(5) == 0  # by its trap: as PID 1 it would not end of the signal itself
     finally:
         sidecar.kill()
         sidecar.wait()

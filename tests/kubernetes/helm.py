@@ -82,13 +82,31 @@ def one(documents: list[Document], kind: str) -> Document:
     return found
 
 
+def pod_of(workload: Document) -> Document:
+    """What its pod is made of."""
+    spec: Document = workload["spec"]
+    return spec.get("template", {}).get("spec", spec)
+
+
 def container(workload: Document) -> Document:
     """The only container of a Job or a Pod."""
-    spec = workload["spec"]
-    [found] = spec.get("template", {}).get("spec", spec)["containers"]
+    [found] = pod_of(workload)["containers"]
     return found
 
 
 def variables(of: Document) -> dict[str, Any]:
     """The variables of a container, by name: the value, or where it comes from."""
     return {env["name"]: env.get("value", env.get("valueFrom")) for env in of["env"]}
+
+
+def secret_of(workload: Document) -> Document:
+    """The Secret that is mounted in its pod."""
+    [found] = [volume["secret"] for volume in pod_of(workload)["volumes"] if "secret" in volume]
+    return found
+
+
+def keys_of(container: Document) -> set[str]:
+    """The keys of the Secret that a container reads, as files or as variables."""
+    read = list(variables(container).values())
+    files = {value.rpartition("/")[2] for value in read if str(value).startswith("/run/secrets/database/")}
+    return files | {value["secretKeyRef"]["key"] for value in read if "secretKeyRef" in value}

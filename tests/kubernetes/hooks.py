@@ -54,7 +54,8 @@ TOOLS = (HELM, ARGO)
 # Helm's events after which everything else of the release is there, and Argo CD's.
 LATE = {"post-install", "post-upgrade", "post-rollback", "post-delete", "pre-delete", "pre-rollback", "test"}
 LATE |= {"PostSync", "SyncFail", "PreDelete", "PostDelete"}
-FLUX = re.compile(r"(kustomize|helm)\.toolkit\.fluxcd\.io/")
+# Its Kustomizations make anew what is gone. A HelmRelease does not, and a retry makes another Job.
+FLUX = re.compile(r"kustomize\.toolkit\.fluxcd\.io/")
 USED = ("Secret", "ServiceAccount", "ConfigMap")
 
 

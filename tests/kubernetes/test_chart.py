@@ -12,7 +12,20 @@ import pytest
 from runner.settings import FIELDS, SECRET, variable
 from tests.kubernetes import checks, schemas
 from tests.kubernetes.chart import CHART
-from tests.kubernetes.helm import HELMS, MODES, container, needed, one, run, template, variables
+from tests.kubernetes.helm import (
+    HELMS,
+    MODES,
+    container,
+    joined,
+    keys_of,
+    needed,
+    one,
+    pod_of,
+    run,
+    secret_of,
+    template,
+    variables,
+)
 
 EVERYTHING: dict[str, Any] = {
     "image": {"digest": "sha256:" + "a" * 64, "pullPolicy": "Always"},
@@ -80,7 +93,7 @@ CASES = {
     "a ServiceAccount that is there": {"serviceAccount": {"name": "migrator"}},
     "by digest": {"image": {"tag": "", "digest": "sha256:" + "0" * 64}},
     "waiting for the Secret": {"database": {"optional": False, "key": "DATABASE_URL"}},
-    "OpenShift": {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}},
+    "OpenShift": {"podSecurityContext": {"runAsUser": "", "runAsGroup": "", "fsGroup": ""}},
 }
 RELEASES = {
     "short": "b",
@@ -225,14 +238,15 @@ def test_a_hook_runs_before_install_and_upgrade_and_not_before_a_rollback() -> N
     assert job({}, *options("hook"))["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
 
 
-def test_only_a_plain_job_goes_away_by_itself() -> None:
+def test_a_job_goes_away_by_itself_unless_the_next_one_replaces_it() -> None:
     assert {mode: job({}, *options(mode))["spec"].get("ttlSecondsAfterFinished") for mode in MODES} == {
         "hook": None,
         "job": 7 * 24 * 3600,
         "argocd": None,
-        "flux": None,
+        "flux": 24 * 3600,
     }
-    assert job({"ttlSecondsAfterFinished": 0}, *options("job"))["spec"]["ttlSecondsAfterFinished"] == 0
+    for mode, given in (("job", 0), ("flux", 301)):
+        assert job({"ttlSecondsAfterFinished": given}, *options(mode))["spec"]["ttlSecondsAfterFinished"] == given
 
 
 def test_flux_leaves_the_job_alone_that_has_run() -> None:
@@ -284,11 +298,30 @@ def test_large_ids_stay_whole() -> None:
     assert pod["securityContext"]["fsGroup"] == 1000680000
 
 
-def test_on_openshift_the_namespace_gives_user_and_group() -> None:
-    pod = job(CASES["OpenShift"])["spec"]["template"]["spec"]
-    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    [secret] = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
-    assert secret["defaultMode"] == 0o444  # nobody's group
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_on_openshift_the_namespace_gives_user_and_group(nothing: str | None) -> None:
+    given = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), nothing)
+    made = job({"podSecurityContext": given})
+    assert not {"runAsUser", "runAsGroup"} & container(made)["securityContext"].keys()
+    assert pod_of(made)["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert secret_of(made)["defaultMode"] == 0o444  # nobody's group
+
+
+@pytest.mark.parametrize(
+    ("given", "optional"),
+    [
+        ({}, True),
+        ({"database": {"optional": False}}, False),
+        ({"sameRelease": True}, False),
+        ({"sameRelease": True, "database": {"optional": True}}, True),
+    ],
+)
+@pytest.mark.parametrize("helm", HELMS)
+def test_a_secret_that_comes_with_the_release_is_waited_for(helm: str, given: dict[str, Any], optional: bool) -> None:
+    of_parts = {"mode": "job", "database": {"keys": {"DB_DRIVER": "driver", "DB_NAME": "name"}}}
+    made = one(template(helm, joined(needed(**given), of_parts)), "Job")
+    by_variable = variables(container(made))["ALEMBIC_JOB_DB_DRIVER"]["secretKeyRef"]
+    assert (by_variable["optional"], secret_of(made)["optional"]) == (optional, optional)
 
 
 def test_the_url_is_nowhere_but_in_the_secret() -> None:
@@ -298,11 +331,13 @@ def test_the_url_is_nowhere_but_in_the_secret() -> None:
         assert "secret@" not in str([document for document in documents if document["kind"] != "Secret"])
 
 
+def test_a_certificate_in_the_same_secret_is_mounted_beside_the_url() -> None:
+    assert "items" not in secret_of(job({"database": {"key": "uri"}}))
+
+
 def test_the_chart_s_own_secret_has_the_key_that_is_mounted_whatever_key_another_would_have() -> None:
     documents = template("helm4", needed(database={**TRYING["database"], "key": "uri"}))
-    volumes = one(documents, "Job")["spec"]["template"]["spec"]["volumes"]
-    [secret] = [volume["secret"] for volume in volumes if "secret" in volume]
-    assert {item["key"] for item in secret["items"]} == one(documents, "Secret")["stringData"].keys()
+    assert keys_of(container(one(documents, "Job"))) == one(documents, "Secret")["stringData"].keys()
 
 
 def test_helm_test_asks_whether_revisions_are_pending() -> None:
@@ -338,8 +373,3 @@ def test_the_notes_tell_where_to_look_by_the_names_that_are_there(
     assert dict(part.split("=") for part in selector.split(",")).items() <= labels.items()
     assert ("helm test -n shop bookshop" in notes) == (mode != "argocd")
     assert not re.search(r"%!|no value|secret@", notes)
-
-
-def test_the_codes_that_are_not_tried_again_are_those_of_the_program() -> None:
-    [first, *_] = job({})["spec"]["podFailurePolicy"]["rules"]
-    assert first["onExitCodes"] == {"containerName": "migrate", "operator": "In", "values": checks.CODES}

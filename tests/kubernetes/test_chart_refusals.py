@@ -60,11 +60,20 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("valuefrom", {"extraEnv": [{"name": "A", "valuefrom": {}}]}),
     ("name", {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}),
     ("mountPath", {"extraVolumeMounts": [{"name": "a", "mountPath": "relative"}]}),
+    ("mountPath", {"extraVolumeMounts": [{"name": "a", "mountPath": "/tmp"}]}),
     ("test", {"test": {"enabled": False}}),
     ("fullnameOverride", {"fullnameOverride": "Bookshop"}),
     ("nameOverride", {"nameOverride": "book.shop"}),
+    # Taken away, or not known yet by the release whose values --reuse-values brings.
+    *((key, {key: None}) for key in ("mode", "helmTimeout", "sameRelease", "image", "args", "database")),
+    *(
+        (key, {key: None})
+        for key in ("terminationGracePeriodSeconds", "argocd", "serviceAccount", "resources", "tests")
+    ),
+    ("key", {"database": {"key": None}}),
+    ("hook", {"argocd": {"hook": None}}),
+    ("syncWave", {"argocd": {"syncWave": None}}),
 ]
-URL = {"database": {"existingSecret": "", "url": "postgresql+psycopg://shop:hunter22@db/shop"}}
 
 
 @pytest.mark.parametrize("helm", HELMS)
@@ -120,7 +129,14 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "of the same release in PreSync": ({"sameRelease": True, "mode": "argocd"}, "Write argocd.hook: Sync"),
     "a TTL on a hook": ({"ttlSecondsAfterFinished": 600}, "so that the logs of a failure can be read. Remove it"),
-    "a TTL under Flux": ({"mode": "flux", "ttlSecondsAfterFinished": 600}, "Flux would make the Job again"),
+    "a TTL in PreSync": (
+        {"mode": "argocd", "ttlSecondsAfterFinished": 600},
+        "so that the logs of a failure can be read",
+    ),
+    "gone before Flux has seen it": (
+        {"mode": "flux", "ttlSecondsAfterFinished": 300},
+        "ttlSecondsAfterFinished is 300, and helmTimeout 5m: Flux may still wait",
+    ),
     "waiting longer than Helm": (
         {"settings": {"LOCK_TIMEOUT": "4m"}},
         "helmTimeout is 5m, and the Job may wait for 610 s:"

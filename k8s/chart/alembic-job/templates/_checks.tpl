@@ -42,8 +42,8 @@ sameRelease is true, and mode is hook: Helm runs the Job before it makes anythin
 {{- if and .Values.sameRelease (eq $mode "argocd") (eq .Values.argocd.hook "PreSync") }}
 sameRelease is true, and argocd.hook is PreSync: Argo CD runs the Job before it makes anything else of the application. Write argocd.hook: Sync, and give what the Job needs an earlier sync wave.
 {{- end }}
-{{- if and (not (kindIs "invalid" .Values.ttlSecondsAfterFinished)) (ne $mode "job") }}
-ttlSecondsAfterFinished is set, and mode is {{ $mode }}: {{ if eq $mode "flux" }}Flux would make the Job again when it is gone{{ else }}the Job stays until the next one, so that the logs of a failure can be read{{ end }}. Remove it.
+{{- if and (not (kindIs "invalid" .Values.ttlSecondsAfterFinished)) (has $mode (list "hook" "argocd")) }}
+ttlSecondsAfterFinished is set, and mode is {{ $mode }}: the Job stays until the next one, so that the logs of a failure can be read. Remove it.
 {{- end }}
 {{- end }}
 
@@ -128,6 +128,12 @@ STOP_GRACE is {{ get $settings "STOP_GRACE" }}, and terminationGracePeriodSecond
 {{- end }}
 {{- if has .Values.mode (list "hook" "flux") }}
 {{- $helm := include "alembic-job.seconds" .Values.helmTimeout | float64 }}
+{{- $ttl := .Values.ttlSecondsAfterFinished }}
+{{- if and (eq .Values.mode "flux") (not (kindIs "invalid" $ttl)) }}
+{{- if le (float64 $ttl) $helm }}
+ttlSecondsAfterFinished is {{ include "alembic-job.text" $ttl }}, and helmTimeout {{ .Values.helmTimeout }}: Flux may still wait for the release when the Job is gone, and miss it. Raise ttlSecondsAfterFinished, or remove it.
+{{- end }}
+{{- end }}
 {{- $waits := addf (mulf (addf $before (get $s "DDL_RETRY_FOR")) $attempts) $pauses }}
 {{- if ge $waits $helm }}
 helmTimeout is {{ .Values.helmTimeout }}, and the Job may wait for {{ include "alembic-job.text" $waits }} s: {{ $attempts }} x (WAIT_TIMEOUT {{ include "alembic-job.text" $login }} s + LOCK_TIMEOUT {{ include "alembic-job.text" (get $s "LOCK_TIMEOUT") }} s + DDL_RETRY_FOR {{ include "alembic-job.text" (get $s "DDL_RETRY_FOR") }} s) + {{ $pauses }} s between the attempts. {{ eq .Values.mode "hook" | ternary "Helm" "Flux" }} would give up first, without a reason, and the Job go on. Lower them in settings, lower backoffLimit, or raise helmTimeout together with {{ eq .Values.mode "hook" | ternary "helm upgrade --timeout" "spec.timeout of the HelmRelease" }}.

@@ -35,7 +35,7 @@ resources:
 volumeMounts:
   - name: {{ .volume }}tmp
     mountPath: /tmp
-  {{- if include "alembic-job.secretItems" .root | trim }}
+  {{- if include "alembic-job.secretName" .root }}
   - name: {{ .volume }}database
     mountPath: /run/secrets/database
     readOnly: true
@@ -50,14 +50,12 @@ volumeMounts:
 - name: {{ .volume }}tmp # for env.py; the program itself writes no files
   emptyDir:
     sizeLimit: 64Mi
-{{- with include "alembic-job.secretItems" .root | trim }}
-- name: {{ $.volume }}database
+{{- with include "alembic-job.secretName" .root }}
+- name: {{ $.volume }}database # all of it, with a certificate beside the URL, say
   secret:
-    secretName: {{ include "alembic-job.secretName" $.root }}
-    optional: {{ $.root.Values.database.optional }}
+    secretName: {{ . }}
+    optional: {{ include "alembic-job.optional" $.root }}
     defaultMode: {{ $.mode }}
-    items:
-      {{- . | nindent 6 }}
 {{- end }}
 {{- with .root.Values.extraVolumes }}
 {{ toYaml . }}
@@ -97,8 +95,10 @@ securityContext:
   runAsNonRoot: true
   seccompProfile:
     type: RuntimeDefault
-  {{- with $values.podSecurityContext }}
-  {{- toYaml . | nindent 2 }}
+  {{- range $key, $value := $values.podSecurityContext }}
+  {{- with $value }}
+  {{- toYaml (dict $key .) | nindent 2 }}
+  {{- end }}
   {{- end }}
 containers:
   - {{ merge (dict "volume" "") . | include "alembic-job.container" | nindent 4 | trim }}
@@ -115,8 +115,9 @@ backoffLimit: {{ include "alembic-job.backoffLimit" . }}
 {{- with .Values.activeDeadlineSeconds }}
 activeDeadlineSeconds: {{ int64 . }}
 {{- end }}
-{{- if eq .Values.mode "job" }}
-ttlSecondsAfterFinished: {{ kindIs "invalid" .Values.ttlSecondsAfterFinished | ternary 604800 .Values.ttlSecondsAfterFinished | int64 }}
+{{- /* Helm forgets what a release made that failed, and Flux tries again every few minutes, with a new Job each time. */}}
+{{- with get (dict "job" 604800 "flux" 86400) .Values.mode }}
+ttlSecondsAfterFinished: {{ kindIs "invalid" $.Values.ttlSecondsAfterFinished | ternary . $.Values.ttlSecondsAfterFinished | int64 }}
 {{- end }}
 # The first rule that matches decides. What no rule names is retried: "retryable: true", and kills.
 podFailurePolicy:
@@ -159,9 +160,14 @@ roll the application; so is the sidecar's URL: the application needs the sidecar
 */}}
 {{- define "alembic-job.wait" -}}
 {{- include "alembic-job.check" . -}}
-{{- $settings := omit (.Values.settings | default dict) "DDL_LOCK_TIMEOUT" "DDL_RETRY_FOR" "LOCK" "LOCK_TIMEOUT" "ON_EDITED" "ON_UNMANAGED" "PLAN" "RESUME" "SIDECAR_QUIT_URL" "STATEMENT_TIMEOUT" "STOP_GRACE" "TIMEOUT" "TRANSACTION" -}}
+{{- $ofTheJob := list "DDL_LOCK_TIMEOUT" "DDL_RETRY_FOR" "LOCK" "LOCK_TIMEOUT" "ON_EDITED" "ON_UNMANAGED" "PLAN" "RESUME" "SIDECAR_QUIT_URL" "STATEMENT_TIMEOUT" "STOP_GRACE" "TIMEOUT" "TRANSACTION" -}}
 {{- $values := deepCopy .Values -}}
 {{- include "alembic-job.ofTheApplication" $values -}}
+{{- $settings := $values.settings | default dict -}}
+{{- range $ofTheJob }}{{ $_ := unset $settings . }}{{ end -}}
+{{- $variables := list -}}
+{{- range $values.extraEnv }}{{ if not (has (trimPrefix "ALEMBIC_JOB_" .name) $ofTheJob) }}{{ $variables = append $variables . }}{{ end }}{{ end -}}
+{{- $_ := set $values "extraEnv" $variables -}}
 - {{ dict "root" (dict "Values" $values "Chart" .Chart "Release" .Release) "name" (printf "%s-wait" .Chart.Name) "args" (list "wait") "settings" $settings "volume" (printf "%s-" .Chart.Name) | include "alembic-job.container" | nindent 2 | trim }}
 {{- end }}
 

@@ -51,6 +51,11 @@ STOP_GRACE: 8s
 {{- end -}}
 {{- end }}
 
+{{/* Whether the pod is started without the Secret. Where that comes with the release, it may be late. */}}
+{{- define "alembic-job.optional" -}}
+{{- kindIs "invalid" .Values.database.optional | ternary (not .Values.sameRelease) .Values.database.optional -}}
+{{- end }}
+
 {{/* Secrets that the program reads from files, again for every connection. */}}
 {{- define "alembic-job.withFile" -}}
 [DATABASE_URL, DB_PASSWORD, DB_USER, LOCK_DATABASE_URL, SCRATCH_URL]
@@ -71,19 +76,19 @@ STOP_GRACE: 8s
 {{- range $name, $key := .keys }}
 {{- if has $name $files }}
 - name: ALEMBIC_JOB_{{ $name }}_FILE
-  value: /run/secrets/database/{{ $name }}
+  value: /run/secrets/database/{{ $key }}
 {{- else }}
 - name: ALEMBIC_JOB_{{ $name }}
   valueFrom:
     secretKeyRef:
       name: {{ $secret }}
       key: {{ $key }}
-      optional: {{ $root.Values.database.optional }}
+      optional: {{ include "alembic-job.optional" $root }}
 {{- end }}
 {{- end }}
 {{- else if $secret }}
 - name: ALEMBIC_JOB_DATABASE_URL_FILE
-  value: /run/secrets/database/url
+  value: /run/secrets/database/{{ .url | empty | ternary .key "url" }}
 {{- end }}
 {{- end }}
 - name: POD_NAME
@@ -100,21 +105,5 @@ STOP_GRACE: 8s
       fieldPath: spec.nodeName
 {{- with $root.Values.extraEnv }}
 {{ toYaml . }}
-{{- end }}
-{{- end }}
-
-{{/* The keys of the Secret as files. */}}
-{{- define "alembic-job.secretItems" -}}
-{{- if .Values.database.keys }}
-{{- $files := include "alembic-job.withFile" . | fromYamlArray }}
-{{- range $name, $key := .Values.database.keys }}
-{{- if has $name $files }}
-- key: {{ $key }}
-  path: {{ $name }}
-{{- end }}
-{{- end }}
-{{- else if include "alembic-job.secretName" . }}
-- key: {{ ternary "url" .Values.database.key (ne .Values.database.url "") }}
-  path: url
 {{- end }}
 {{- end }}
