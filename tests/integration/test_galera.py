@@ -56,6 +56,7 @@ class Node:
     def __init__(self, database: Database, **options: Any) -> None:
         login = database.login
         assert login is not None
+        self.database = database
         self.connection = login.connect("mariadb", **options)
 
     def run(self, sql: str) -> Any:
@@ -175,7 +176,9 @@ def test_the_later_of_two_transactions_on_one_row_gets_a_deadlock_at_its_next_st
         nodes[number].run("BEGIN")
         assert nodes[number].run(f"UPDATE lease SET owner = 'node{number}'") == 1
     nodes[0].run("COMMIT")
-    nodes[2].settled("SELECT 1")
+    beside = Node(nodes[1].database)
+    beside.settled("SELECT 1")  # the node has it now, and has ended the other transaction for it
+    beside.connection.close()
     assert nodes[1].error(sql) == DEADLOCK
     nodes[1].run("COMMIT")  # of nothing
     assert nodes[2].owner() == "node0"
