@@ -21,6 +21,7 @@ hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
 SHARED = pytest.StashKey[SharedServers]()
+_LONG = {"test_vanished_node.py", "test_where_session_locks_fail.py"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,6 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist calls it, if it is there
 def pytest_configure_node(node: Any) -> None:
     node.workerinput["servers"] = node.config.stash[SHARED].address
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes a minute begins first, so that nobody waits for it alone at the end."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
