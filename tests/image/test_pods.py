@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from tests import job
-from tests.acceptance.test_sidecar import Sidecar, says
 from tests.databases import Database, Server
 from tests.image import pods
 from tests.image.containers import BOOKSHOP, HEAD, built, docker
 from tests.image.pods import Pod
 from tests.job import Revision, creates, linear, make_project
+from tests.sidecar import Sidecar
 
 MANIFEST = pods.manifest()
 SERVERS = ["mariadb", "postgresql"]
@@ -451,7 +451,7 @@ def test_the_pod_of_the_next_helm_hook_waits_for_the_deleted_one_which_is_inside
 @pytest.fixture
 def sidecar() -> Iterator[Sidecar]:
     """What an older mesh has in the pod, on the loopback that its containers share."""
-    one = Sidecar(says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK"))
+    one = Sidecar()
     threading.Thread(target=one.serve, daemon=True).start()
     yield one
     one.listener.close()
