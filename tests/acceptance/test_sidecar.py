@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -22,59 +21,14 @@ from tests.acceptance.expect import URL, refused
 from tests.databases import Database, sqlite_database
 from tests.job import Job, Result, Revision, creates, linear, make_project
 from tests.processes import descendants
+from tests.sidecar import ACCEPTS, OK, Answer, Sidecar, says
 
 QUIT = "ALEMBIC_JOB_SIDECAR_QUIT_URL"
 PATIENCE_S = 3
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK"
 SERVERS = pytest.mark.parametrize("database", ["mariadb", "postgresql"], indirect=True)
 
 Run = Callable[..., Result]
 Start = Callable[..., Job]
-Answer = Callable[[socket.socket], None]
-
-
-def says(answer: bytes) -> Answer:
-    return lambda client: client.sendall(answer)
-
-
-ACCEPTS = says(OK)
-
-
-@dataclass
-class Sidecar:
-    """A small server on a port of its own; ``answer`` is what it does with a request that it has read."""
-
-    answer: Answer
-    tls: ssl.SSLContext | None = None
-    requests: list[str] = field(default_factory=list)
-    listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
-
-    @property
-    def port(self) -> int:
-        return int(self.listener.getsockname()[1])
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/quitquitquit"
-
-    def serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self.listener.accept()
-                threading.Thread(target=self._one, args=(client,), daemon=True).start()
-
-    def _one(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), contextlib.ExitStack() as closing:
-            if self.tls:
-                client = self.tls.wrap_socket(client, server_side=True)
-            closing.enter_context(client)
-            head = b""
-            while b"\r\n\r\n" not in head:
-                if not (data := client.recv(1 << 16)):
-                    return
-                head += data
-            self.requests.append(head.decode())
-            self.answer(client)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import yaml
 
 from runner.settings import duration
 from tests.image.containers import ROOT, Container, docker
+from tests.kubernetes import helm
 
 NAMESPACE, NODE = "shop", "node-7"
 UNITS = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
@@ -37,23 +38,24 @@ _OF_THE_CONTAINER = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """A Job's document."""
+    """The document of a Job or a Deployment. ``which`` of its pod's lists holds the one container that is run."""
 
-    job: Mapping[str, Any]
+    document: Mapping[str, Any]
+    which: str = "containers"
 
     @property
     def pod(self) -> Mapping[str, Any]:
         """What the pod is made of."""
-        spec: Mapping[str, Any] = self.job["spec"]["template"]["spec"]
-        unknown = set(spec) - _OF_THE_CLUSTER - _OF_THE_POD
+        spec: Mapping[str, Any] = self.document["spec"]["template"]["spec"]
+        unknown = set(spec) - _OF_THE_CLUSTER - _OF_THE_POD - {self.which}
         assert not unknown, f"not known here: {unknown}"
         return spec
 
     @property
     def container(self) -> Mapping[str, Any]:
-        """The only container."""
+        """The container that is run."""
         found: Mapping[str, Any]
-        [found] = self.pod["containers"]
+        [found] = self.pod[self.which]
         assert set(found) <= _OF_THE_CONTAINER, f"not known here: {set(found) - _OF_THE_CONTAINER}"
         return found
 
@@ -65,7 +67,7 @@ class Manifest:
     @property
     def grace_s(self) -> int:
         """From SIGTERM to SIGKILL."""
-        return int(self.pod["terminationGracePeriodSeconds"])
+        return int(self.pod.get("terminationGracePeriodSeconds", 30))
 
     @property
     def memory(self) -> int:
@@ -76,22 +78,38 @@ class Manifest:
 
 def manifest(path: str = "k8s/job.yaml") -> Manifest:
     """The Job of a file that holds one."""
-    return Manifest(yaml.safe_load((ROOT / path).read_text()))
+    return Manifest(_one(path, "Job"))
+
+
+def waiting(path: str) -> Manifest:
+    """The init container of a file's Deployment."""
+    return Manifest(_one(path, "Deployment"), "initContainers")
+
+
+def chart() -> Manifest:
+    """The Job that the chart makes of what nobody can do without: a hook."""
+    return Manifest(helm.one(helm.template("helm4", helm.NEEDED), "Job"))
+
+
+def _one(path: str, kind: str) -> Mapping[str, Any]:
+    return helm.one(list(yaml.safe_load_all((ROOT / path).read_text())), kind)
 
 
 def security(manifest: Manifest) -> Iterator[str]:
-    """The security contexts as options of the engine."""
+    """The security contexts as options of the engine. What both of them say is the container's."""
     pod, container = manifest.pod["securityContext"], manifest.container["securityContext"]
-    known = {"runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy", "seccompProfile"}
+    of_both = {"runAsNonRoot", "runAsUser", "runAsGroup", "seccompProfile"}
+    known = of_both | {"fsGroup", "fsGroupChangePolicy"}
     assert set(pod) <= known, f"not known here: {set(pod) - known}"
-    assert pod["runAsUser"] or not pod["runAsNonRoot"]
-    yield f"--user={pod['runAsUser']}:{pod['runAsGroup']}"
+    known = of_both | {"allowPrivilegeEscalation", "readOnlyRootFilesystem", "capabilities"}
+    assert set(container) <= known, f"not known here: {set(container) - known}"
+    both = {**pod, **container}
+    assert both["runAsUser"] or not both["runAsNonRoot"]
+    yield f"--user={both['runAsUser']}:{both['runAsGroup']}"
     if "fsGroup" in pod:
         yield f"--group-add={pod['fsGroup']}"
     # The engine's own profile is what RuntimeDefault means; "unconfined" would have to be asked for.
-    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
-    known = {"allowPrivilegeEscalation", "readOnlyRootFilesystem", "capabilities"}
-    assert set(container) <= known, f"not known here: {set(container) - known}"
+    assert both["seccompProfile"] == {"type": "RuntimeDefault"}
     if container["allowPrivilegeEscalation"] is False:
         yield "--security-opt=no-new-privileges"
     if container["readOnlyRootFilesystem"]:
@@ -187,7 +205,7 @@ def start(
 
     ``secret``: the keys of the Secret that it mounts; None: there is none, and the volume is optional.
     """
-    name = f"{manifest.job['metadata']['name']}-{secrets.token_hex(3)}"
+    name = f"{manifest.document['metadata']['name']}-{secrets.token_hex(3)}"
     home = directory / name
     home.mkdir()
     log = home / "termination-log"

@@ -81,6 +81,10 @@ mapfile -t scripts < <(find . -name '*.sh' -not -path './.*')
 [ ! -e .ci/run ] || scripts+=(.ci/run)
 shellcheck "${scripts[@]}"
 
+say "helm"
+provide make make
+make PYTHON="$python" .venv-kubernetes/made
+
 say "engine"
 find_client
 if ! answers; then

@@ -1,4 +1,4 @@
-"""The pod of k8s/job.yaml in a real engine: with the rights, memory, variables and volumes that stand there."""
+"""The pods of k8s/ and the chart in a real engine: with the rights, memory, variables and volumes that stand there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from tests import job
-from tests.acceptance.test_sidecar import Sidecar, says
 from tests.databases import Database, Server
 from tests.image import pods
 from tests.image.containers import BOOKSHOP, HEAD, built, docker
-from tests.image.pods import Pod
+from tests.image.pods import Manifest, Pod
 from tests.job import Revision, creates, linear, make_project
+from tests.sidecar import Sidecar
 
-MANIFEST = pods.manifest()
+MANIFESTS = {"job": pods.manifest, "chart": pods.chart}
+BOTH = pytest.mark.parametrize("manifest", list(MANIFESTS), indirect=True)
 SERVERS = ["mariadb", "postgresql"]
 # PostgreSQL's lock_timeout counts locks on rows, too, and by default a statement gives way after five seconds.
 PATIENT = {"ALEMBIC_JOB_TRANSACTION": "per-revision", "ALEMBIC_JOB_DDL_LOCK_TIMEOUT": "2m"}
@@ -45,13 +46,20 @@ def server(request: pytest.FixtureRequest, database: Database) -> Server:
 
 
 @pytest.fixture
-def start(image: str, tmp_path: Path) -> Iterator[Run]:
+def manifest(request: pytest.FixtureRequest) -> Manifest:
+    """What the pods are made of: k8s/job.yaml, unless a test asks for another."""
+    return MANIFESTS[getattr(request, "param", "job")]()
+
+
+@pytest.fixture
+def start(image: str, tmp_path: Path, manifest: Manifest) -> Iterator[Run]:
     """Start a pod of the manifest; removed at the end. A database in place of a secret: its URL."""
     started: list[Pod] = []
 
     def start(
         database: Database | None,
         *arguments: str,
+        manifest: Manifest = manifest,
         project: Path | None = BOOKSHOP,
         image: str = image,
         url: str | None = None,
@@ -60,7 +68,7 @@ def start(image: str, tmp_path: Path) -> Iterator[Run]:
     ) -> Pod:
         secret = {"url": url or database.url} if url or database else None
         pod = pods.start(
-            MANIFEST, tmp_path, image, *arguments, secret=secret, project=project, env=env, options=options
+            manifest, tmp_path, image, *arguments, secret=secret, project=project, env=env, options=options
         )
         started.append(pod)
         return pod
@@ -89,7 +97,7 @@ def gated(down: str | None = None) -> Revision:
 def inside(pod: Pod, server: Server, database: Database) -> None:
     """Until that statement runs on the server."""
     pod.job.wait_for("revision_started", revision="slow")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not runs(server, database):
         assert time.monotonic() < deadline, sessions(server, database)
         time.sleep(0.05)
@@ -110,7 +118,7 @@ def sessions(server: Server, database: Database) -> list[Any]:
 
 
 def nothing_runs(server: Server, database: Database) -> None:
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 15
     while left := sessions(server, database):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
@@ -144,8 +152,9 @@ print("found " + json.dumps({
 """
 
 
+@BOTH
 def test_it_migrates_with_no_more_rights_than_the_manifest_gives(
-    start: Run, database: Database, tmp_path: Path
+    start: Run, database: Database, tmp_path: Path, manifest: Manifest
 ) -> None:
     project = make_project(tmp_path, [Revision("r1", upgrade=LOOKS), creates("t", "r2", "r1")])
     asks = {
@@ -179,12 +188,13 @@ def test_it_migrates_with_no_more_rights_than_the_manifest_gives(
 
     started = result.one("run_started")
     assert started["pod"] == f"{pods.NAMESPACE}/{pod.name}"
-    assert (started["hostname"], started["image"]) == (pods.NODE, MANIFEST.image)
+    assert (started["hostname"], started["image"]) == (pods.NODE, manifest.image)
     assert started["url_source"] == "ALEMBIC_JOB_DATABASE_URL_FILE"
     limits = json.loads(docker("inspect", "--format", "{{json .HostConfig}}", pod.container.name))
-    assert (limits["Memory"], limits["MemorySwap"]) == (MANIFEST.memory, MANIFEST.memory)
+    assert (limits["Memory"], limits["MemorySwap"]) == (manifest.memory, manifest.memory)
 
 
+@BOTH
 def test_the_bookshop_goes_up_in_it_and_a_second_pod_has_nothing_to_do(start: Run, database: Database) -> None:
     ended(start(database), 0, "upgraded")
     assert database.versions() == {HEAD}
@@ -194,6 +204,7 @@ def test_the_bookshop_goes_up_in_it_and_a_second_pod_has_nothing_to_do(start: Ru
 # --- the secret -------------------------------------------------------------------------------------
 
 
+@BOTH
 def test_a_secret_that_is_missing_ends_the_pod_within_seconds_and_names_the_file(start: Run) -> None:
     began = time.monotonic()
     pod = start(None)
@@ -204,8 +215,9 @@ def test_a_secret_that_is_missing_ends_the_pod_within_seconds_and_names_the_file
     assert result.one("settings_invalid")["problems"][0]["variable"] == "ALEMBIC_JOB_DATABASE_URL_FILE"
 
 
-def test_a_secret_without_the_key_does_the_same(start: Run, image: str, tmp_path: Path) -> None:
-    pod = pods.start(MANIFEST, tmp_path, image, secret={"dsn": "mysql://x/y"}, project=BOOKSHOP)
+@BOTH
+def test_a_secret_without_the_key_does_the_same(image: str, tmp_path: Path, manifest: Manifest) -> None:
+    pod = pods.start(manifest, tmp_path, image, secret={"dsn": "mysql://x/y"}, project=BOOKSHOP)
     try:
         ended(pod, 2, "failed")
         assert "/run/secrets/database/url" in pod.message()["error"]
@@ -281,7 +293,7 @@ def test_a_statement_that_ends_within_the_grace_is_finished_and_no_other_begun(
         gate()
     result = ended(pod, 143, "interrupted")
     assert result.finished["applied"] == ["slow"]
-    assert result.one("stopping")["grace_s"] == pods.stop_grace_s(MANIFEST)
+    assert result.one("stopping")["grace_s"] == pods.stop_grace_s(pod.manifest)
     assert database.versions() == {"slow"}
     nothing_runs(server, database)
 
@@ -383,14 +395,18 @@ def test_of_two_pods_that_race_one_migrates_and_the_other_finds_it_done(
     assert database.versions() == {"r3"}
 
 
-def test_a_pod_that_waits_goes_on_when_another_has_migrated(start: Run, database: Database) -> None:
-    waiting = start(database, "wait")
-    waiting.job.wait_for("plan_ready")
-    upgraded = ended(start(database, "upgrade"), 0, "upgraded")
-    result = ended(waiting, 0, "ready")
+def test_the_init_container_that_waits_ends_once_the_job_beside_it_has_migrated(start: Run, database: Database) -> None:
+    path = "k8s/deployment-init.yaml"
+    waits = pods.waiting(path)
+    before = start(database, manifest=waits)
+    before.job.wait_for("plan_ready")
+    upgraded = ended(start(database, manifest=pods.manifest(path)), 0, "upgraded")
+    for pod in (before, start(database, manifest=waits)):
+        result = ended(pod, 0, "ready")
+        assert result.one("run_started")["command"] == "wait"
+        assert "lock_acquired" not in result.names
+        assert result.finished["to"] == upgraded.finished["to"]
     assert database.versions() == {HEAD}
-    assert "lock_acquired" not in result.names
-    assert result.finished["to"] == upgraded.finished["to"]
 
 
 def test_an_old_image_after_a_new_one_is_content_and_says_what_is_newer(
@@ -411,27 +427,29 @@ def test_an_old_image_after_a_new_one_is_content_and_says_what_is_newer(
 
 @pytest.mark.parametrize(
     ("grace", "first", "then"),
-    [("", ["r1", "slow"], ["r3"]), ("15s", ["r1"], ["slow", "r3"])],
+    # Long enough for the new container to come up meanwhile; MariaDB's own patience with a row ends after 50 s.
+    [(None, ["r1", "slow"], ["r3"]), (35, ["r1"], ["slow", "r3"])],
     ids=["finishes", "cancelled"],
 )
+@pytest.mark.parametrize("manifest", ["chart"], indirect=True)
 def test_the_pod_of_the_next_helm_hook_waits_for_the_deleted_one_which_is_inside_a_statement(
     start: Run,
     server: Server,
     database: Database,
     tmp_path: Path,
     gate: Callable[[], None],
-    grace: str,
+    grace: int | None,
     first: list[str],
     then: list[str],
 ) -> None:
     """Helm deletes the old Job in the background, and makes the new one at once."""
     project = make_project(tmp_path, [creates("t", "r1"), gated("r1"), creates("u", "r3", "slow")])
-    shorter = {"ALEMBIC_JOB_STOP_GRACE": grace} if grace else {}
+    shorter = {"ALEMBIC_JOB_STOP_GRACE": f"{grace}s"} if grace else {}
     old = start(database, project=project.path, env={**PATIENT, **shorter})
     inside(old, server, database)
     with deleted(old):
         new = start(database, project=project.path, env=PATIENT)
-        waits = new.job.wait_for("lock_waiting")
+        waits = new.job.wait_for("lock_waiting", 35)
         assert waits["holder"]["pod"] == f"{pods.NAMESPACE}/{old.name}"
         if not grace:
             gate()
@@ -439,6 +457,7 @@ def test_the_pod_of_the_next_helm_hook_waits_for_the_deleted_one_which_is_inside
         gate()
     stopped = ended(old, 143, "interrupted")
     result = ended(new, 0, "upgraded")
+    assert stopped.one("stopping")["grace_s"] == (grace or pods.stop_grace_s(old.manifest))
     assert (stopped.finished["applied"], result.finished["applied"]) == (first, then)
     assert stopped.one("lock_released")["time"] <= result.one("lock_acquired")["time"]
     assert database.versions() == {"r3"}
@@ -451,7 +470,7 @@ def test_the_pod_of_the_next_helm_hook_waits_for_the_deleted_one_which_is_inside
 @pytest.fixture
 def sidecar() -> Iterator[Sidecar]:
     """What an older mesh has in the pod, on the loopback that its containers share."""
-    one = Sidecar(says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK"))
+    one = Sidecar()
     threading.Thread(target=one.serve, daemon=True).start()
     yield one
     one.listener.close()

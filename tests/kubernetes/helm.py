@@ -29,6 +29,7 @@ NEEDED: Values = {
 def run(helm: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
     command = [str(BIN / helm), *arguments]
+    assert (BIN / helm).exists(), f"{BIN / helm} is missing: python -m tests.kubernetes.tools puts it there"
     return subprocess.run(command, check=False, cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
