@@ -204,7 +204,7 @@ def not_resumed(history: History, half: Half, steps: Collection[str], direction:
     """Why a run with these steps cannot go on behind what was done of a revision; None when it can."""
     held, missing = history.known([half.revision])
     if missing:
-        return "This image does not hold it."
+        return "This image does not hold it: with the one that does, a run goes on."
     if half.direction != direction or half.revision not in steps:
         return f"This run would not {half.direction} it."
     if half.sha256 and fingerprint(held[0].path) != half.sha256:

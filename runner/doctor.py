@@ -62,11 +62,14 @@ def _tables(project: Project, place: Place) -> str:
     error: RunnerError | None = project.unmanaged(place)
     for half in project.halves(place):
         steps = {revision.revision for revision in pending}
-        if why := project.why_not_resumed(half, steps):
+        why = project.why_not_resumed(half, steps)
+        if why and steps:
             raise half.unresolved(why)
         raise RevisionPartial(
             half.event(resumed=False).message,
-            hint="Run 'alembic-job upgrade': it goes on behind them.",
+            hint=f"This image has nothing to run, and leaves it. {why}"
+            if why
+            else "Run 'alembic-job upgrade': it goes on behind them.",
             revision=half.revision,
         )
     if place.rows:

@@ -194,7 +194,7 @@ class HistoryInvalid(RunnerError):
     """The revision files contradict each other."""
 
     exit_code = ExitCode.HISTORY_INVALID
-    hint = "Correct down_revision or depends_on in the files named, and build the image again; nothing was changed."
+    hint = "Correct down_revision or depends_on in their files, and build the image again; nothing was changed."
 
 
 class SchemaUnmanaged(RunnerError):

@@ -23,6 +23,7 @@ def upgrade(job: Job, targets: tuple[str, ...], planned: PlanFile | None = None)
     project.require_unedited()
     project.require_own_tables_kept()
     if all(plan.arrived for plan in plans) and all(project.arrived(place, place.rows) for place in project.places):
+        project.tell_halves()
         return Result(project.at_rest)  # the common deploy: nothing to do, no lock taken
     for place, plan in zip(project.places, plans, strict=True):
         project.require_room(place, [revision.revision for revision in plan.pending])
@@ -121,6 +122,7 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
             for place in project.places:
                 project.report_plan(place, place.rows, place.goal, project.steps(place, place.rows))
         if there:
+            project.tell_halves()
             return Result("ahead" if project.at_rest == "ahead" else "ready")
         if waited_s >= limit_s:
             late = next(place for place in project.places if not project.arrived(place, place.rows))

@@ -212,6 +212,17 @@ def remains(session: Session, half: Half) -> list[str]:
     return []
 
 
+def unseen(session: Session, half: Half) -> list[int]:
+    """The DDL statements that did not end, as far as is recorded, and after which the database is as it was before."""
+    found = []
+    with suppress(Exception):  # as above
+        for one in half.statements:
+            if one.state != "done" and one.before:
+                now = session.dialect.definitions(session.ask, about(one.before))
+                found += [one.number] if now == one.before else []
+    return found
+
+
 def _plain(what: str) -> str:
     return re.sub(r'[`"\[\]]', "", what).lower()
 

@@ -460,6 +460,8 @@ class Project:
                 pending = {revision.revision for revision in self.pending(place)} if known else set()
                 why = self.why_not_resumed(half, pending)
                 then = f"stops with 42: {why}" if why else "goes on behind what is there."
+                if known and not pending:
+                    then = f"has nothing to run here, and leaves it. {why or ''}".strip()
                 said.append(f"{half.revision} is half done; the next upgrade {then}")
         return " ".join(said) or None
 
@@ -513,10 +515,11 @@ class Project:
             place.tables = held.session.tables()
             self._read_halves(place, held.session)
 
-    def tell_halves(self, turn: Turn) -> None:
-        """Tell of what an earlier run left half done, and this one does not mind."""
-        self.read_halves(turn)
-        for place in turn:
+    def tell_halves(self, turn: Turn | None = None) -> None:
+        """Tell of what an earlier run left half done, and this one does not mind. Without a turn: by the look."""
+        if turn:
+            self.read_halves(turn)
+        for place in self.places:
             for half in self.halves(place):
                 place.emit(self.told(half, resumed=False))
 

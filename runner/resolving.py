@@ -8,9 +8,10 @@ from typing import Any
 
 from alembic.runtime.migration import RevisionStep
 
+from .database import Session
 from .errors import TargetInvalid
-from .events import listed
-from .halves import Half, forget, remains
+from .events import listed, numbered
+from .halves import Half, forget, remains, unseen
 from .history import History
 from .job import Job, Result
 from .model import Revision, Rows
@@ -39,7 +40,7 @@ def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
         state = f"{revision.revision} is {'' if applied else 'not '}applied"
         if there == applied and half is None:
             return Result("resolved", hint=f"There was nothing to settle: {state}.", revision=revision.revision)
-        left = remains(turn[place].session, half) if half and not applied else []
+        doubt = _doubt(turn[place].session, half, applied=applied) if half else ""
         if there == applied:
             assert half
             if journal := journals(project, turn).get(place):  # the ledger may be out of order
@@ -56,8 +57,16 @@ def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
             assert place.database
             forget(Pen(place.database, turn[place].session), place.table, [revision.revision])
     record = " 'alembic-job runs' has the record." if journals(project, turn) else ""
-    doubt = f" But not as before it: {listed(left)}. Look whether the next run may find that." if left else ""
     return Result("resolved", hint=f"Settled: {state}.{doubt}{record}", revision=revision.revision)
+
+
+def _doubt(session: Session, half: Half, *, applied: bool) -> str:
+    """What speaks against the person's word; it is taken all the same."""
+    if applied:
+        missing = numbered(unseen(session, half))
+        return f" But nothing is to be seen of {missing}." if missing else ""
+    left = remains(session, half)
+    return f" But not as before it: {listed(left)}. Look whether the next run may find that." if left else ""
 
 
 def _named(project: Project, target: str, halves: Mapping[str, Half]) -> Revision:

@@ -791,6 +791,17 @@ def test_the_last_line_of_who_looks_tells_what_is_half_done(
 
 
 @pytest.mark.parametrize("database", ["mariadb", "sqlite"], indirect=True)
+def test_who_says_applied_of_what_is_not_there_is_told(
+    tmp_path: Path, database: Database, run_job: Callable[..., Result]
+) -> None:
+    project = project_of(tmp_path, BOX + 'op.execute("ALTER TABLE box ADD COLUMN x INTEGER")\n')
+    options: Mapping[str, Any] = {"cwd": project.path, "env": {"ALEMBIC_JOB_DATABASE_URL": database.url}}
+    assert run_job("upgrade", **options).exit_code == 41
+    settled = run_job("resolve", "r1", "--applied", "--reason", "as it is", **options).finished
+    assert settled["hint"].startswith("Settled: r1 is applied. But nothing is to be seen of statement 2.")
+
+
+@pytest.mark.parametrize("database", ["mariadb", "sqlite"], indirect=True)
 def test_who_says_rolled_back_of_what_is_still_there_is_told(
     tmp_path: Path, database: Database, run_job: Callable[..., Result]
 ) -> None:

@@ -76,9 +76,13 @@ def test_a_newer_revision_that_is_half_done_does_not_stop_the_old_image_and_is_t
     deploys.project.add(Revision("r3", "r2", table + FAILS))
     deploys.ends("upgrade", 41, "failed")
     deploys.project.remove("r3")
-    deploys.ends("upgrade", 0, "up_to_date")
-    deploys.ends("wait", 0, "ready")
-    assert deploys.run("status").one("revision_half_done")["revision"] == "r3"
+    for command, outcome in (("upgrade", "up_to_date"), ("wait", "ready")):
+        ended = deploys.ends(command, 0, outcome)
+        assert ended.one("revision_half_done")["revision"] == "r3"
+    status = deploys.run("status")
+    assert status.one("revision_half_done")["revision"] == "r3"
+    assert "the next upgrade has nothing to run here, and leaves it" in status.finished["hint"]
+    assert "nothing to run, and leaves it" in deploys.run("doctor").of("finding")[-1]["hint"]
 
 
 @POSTGRESQL
