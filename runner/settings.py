@@ -333,9 +333,7 @@ def _checked(values: Mapping[str, str]) -> tuple[Settings, list[Problem]]:
 def _unreadable(field: str, error: OSError) -> Problem:
     name = variable(field) + ("_FILE" if field in WITH_FILE else "")
     said = f"{error.filename} cannot be read: {error.strerror}"
-    return Problem(
-        name, said, "Check that the secret and its key are there, and that the file is readable."
-    )
+    return Problem(name, said, "Check that the secret and its key are there, and that the file is readable.")
 
 
 def _directory_problems(path: Path) -> tuple[Problem, ...]:
