@@ -6,7 +6,8 @@ room for another connection does not lose any of it. It has one clock, the machi
 When a revision starts it writes that first, then looks for executions that have neither ended nor failed,
 and asks the server, as its administrator, what their sessions are doing. Of two executions that overlap
 one starts later, so this misses none; also not the statement of a run that is dead, which the server
-goes on with.
+goes on with. An execution whose own session is gone when it looks can do nothing any more: it was
+frozen in between, say, while its connection was cut.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def execution(bind, revision):
         what="start", token=token, revision=revision, run=os.environ["CHAOS_RUN"], pid=os.getpid(), session=session,
         boot=_boot(),
     )  # fmt: skip
-    _write(what="beside", token=token, others=_others(token))
+    _write(what="beside", token=token, **_look(token, session))
     try:
         yield token
     except BaseException as error:
@@ -60,8 +61,8 @@ def _session(bind):
     return int(bind.exec_driver_sql(sql).scalar()) if sql else None
 
 
-def _others(token):
-    """Executions that have begun and not ended: whether the process lives, and what the session does."""
+def _look(token, session):
+    """What the own session does, and others that have begun and not ended: whether the process lives, and theirs."""
     begun = {}
     with open(os.environ["CHAOS_RECORD"]) as file:  # noqa: PTH123
         for line in file:
@@ -71,10 +72,8 @@ def _others(token):
             elif said["what"] in ("end", "raised"):
                 begun.pop(said["token"], None)
     begun.pop(token, None)
-    if not begun:
-        return []
-    sessions = _sessions()
-    return [
+    sessions = _sessions() if begun else {session: "idle"}
+    others = [
         {
             "token": one["token"],
             "alive": _alive(one["pid"]),
@@ -82,6 +81,7 @@ def _others(token):
         }
         for one in begun.values()
     ]
+    return {"mine": sessions.get(session), "others": others}
 
 
 def _alive(pid):

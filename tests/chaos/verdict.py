@@ -82,7 +82,7 @@ def executions(record: Iterable[dict[str, Any]]) -> list[Execution]:
         if line["what"] == "start":
             starts[token] = line
         elif line["what"] == "beside":
-            beside[token] = tuple(line["others"])
+            beside[token] = tuple(line["others"]) if line["mine"] else ()  # without a session it does nothing
         elif line["what"] == "end":
             ended.add(token)
     return [

@@ -17,10 +17,17 @@ from tests.chaos.proxy import Line, Proxy
 from tests.chaos.verdict import INVARIANTS, Ended, Verdict, judge
 
 
-def execution(token: str, revision: str, run: str, *others: dict[str, Any], end: str | None = "end") -> list[Any]:
+def execution(
+    token: str,
+    revision: str,
+    run: str,
+    *others: dict[str, Any],
+    end: str | None = "end",
+    mine: str | None = "executing",
+) -> list[Any]:
     lines = [
         {"what": "start", "token": token, "revision": revision, "run": run, "session": 1},
-        {"what": "beside", "token": token, "others": list(others)},
+        {"what": "beside", "token": token, "mine": mine, "others": list(others)},
     ]
     return lines + ([{"what": end, "token": token}] if end else [])
 
@@ -50,6 +57,11 @@ def verdict(
 
 def test_a_round_in_which_all_went_well_breaks_nothing() -> None:
     assert verdict().broken == {}
+
+
+def test_who_begins_with_a_session_that_is_gone_is_beside_nobody() -> None:
+    others = beside("b", alive=True, session="executing")
+    assert verdict([*FINE, *execution("c", "r1", "run2", others, end="raised", mine=None)]).broken == {}
 
 
 HALF = Found(("r1",), {1: "whole", 2: "part"}, {1: 1})
