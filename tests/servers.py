@@ -237,11 +237,14 @@ class Local(Runtime):
         raise Unavailable(f"{command[0]} failed with {done}, {INITIALISE_TRIES} times:\n{self.log()}")
 
     def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
+        path = f"{self._folder}:/usr/sbin:/usr/bin:/sbin:/bin"
         with (self._home / "log").open("ab") as log:
             return subprocess.Popen(
                 command,
                 cwd=self._home,
-                env={"PATH": f"{self._folder}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self._home)},
+                # A MariaDB that starts removes all temporary tables in its TMPDIR, also another server's, which may
+                # then crash: mysql_rm_tmp_tables(), and ha_maria::drop_table() of a table that could not be opened.
+                env={"PATH": path, "HOME": str(self._home), "TMPDIR": str(self._home)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
