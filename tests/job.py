@@ -171,7 +171,7 @@ def start_job(
     """Start ``alembic-job`` in ``cwd`` with a clean environment: PATH, HOME, JSON lines, and ``env``.
 
     A None in ``env`` takes a default away. ``plain``: the output is for people, and is not checked. It is forked
-    from a warm process (``tests/warm.py``), which takes a quarter of the CPU time. ``fresh``: from the console
+    from a warm process (``tests/warm.py``), which takes two fifths of the CPU time. ``fresh``: from the console
     script, as it always is where ``env`` has something for the interpreter itself.
     """
     full = _environment(cwd, env)

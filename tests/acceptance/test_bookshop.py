@@ -25,10 +25,10 @@ Bookshop = Callable[..., Result]
 
 @pytest.fixture
 def bookshop(database: Database, run_job: Callable[..., Result]) -> Bookshop:
-    """Run the job in the bookshop's folder."""
+    """Run the job in the bookshop's folder, from the console script, with all that it imports by itself."""
 
     def run(*arguments: str) -> Result:
-        return run_job(*arguments, cwd=BOOKSHOP, env={"ALEMBIC_JOB_DATABASE_URL": database.url})
+        return run_job(*arguments, cwd=BOOKSHOP, env={"ALEMBIC_JOB_DATABASE_URL": database.url}, fresh=True)
 
     return run
 
