@@ -84,6 +84,17 @@ def at_once(*actions: Callable[[], Any]) -> list[Any]:
         return list(pool.map(start, actions))
 
 
+@contextlib.contextmanager
+def later(seconds: float, action: Callable[[], Any]) -> Iterator[None]:
+    """Whatever a thread does with a client is over before the client is closed: libpq crashes else, once in many."""
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+
+
 def same_pid(database: Database) -> bool:
     with clients(database) as [client]:
         return bool(client.info.backend_pid == backend(client))
@@ -234,10 +245,8 @@ def test_one_that_ended_within_a_transaction_ends_the_client(postgresql_server: 
 
 
 def test_a_cancel_request_reaches_the_statement(pooled: Database) -> None:
-    with clients(pooled) as [client]:
-        threading.Timer(0.3, client.cancel).start()
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            run(client, "SELECT pg_sleep(20)")
+    with clients(pooled) as [client], later(0.3, client.cancel), pytest.raises(psycopg.errors.QueryCanceled):
+        run(client, "SELECT pg_sleep(20)")
 
 
 def test_who_finds_the_pool_in_use_waits(pooled: Database) -> None:
@@ -245,8 +254,8 @@ def test_who_finds_the_pool_in_use_waits(pooled: Database) -> None:
         run(one, "BEGIN")
         run(two, "BEGIN")
         started = time.monotonic()
-        threading.Timer(0.5, lambda: run(one, "COMMIT")).start()
-        run(three, "SELECT 1")
+        with later(0.5, lambda: run(one, "COMMIT")):
+            run(three, "SELECT 1")
         assert 0.4 < time.monotonic() - started < 10
         run(two, "COMMIT")
 
