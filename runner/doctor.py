@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 
-from . import diagnosis
+from . import diagnosis, guards, unfinished
 from .errors import ConfigInvalid, Findings, RevisionPartial, RunnerError
 from .events import CheckPassed, Emit, Finding, counted, listed
 from .job import Job, Result
@@ -45,13 +45,13 @@ def _examine(project: Project, targets: Sequence[str], found: list[str]) -> None
         if error := project.history.parted():
             revisions.finds(error)
         for place in project.places:
-            for _, changed in project.edited(place):
+            for _, changed in guards.edited(project, place):
                 revisions.finds(changed)
     for place in project.places if revisions.passed and environment.passed else ():
         with _Check("version", place.emit, found) as version:
             version.found = f"at {listed(place.rows)}"
             project.locate(place, targets, at=place.rows)
-            project.require_room(place, [revision.revision for revision in project.pending(place)])
+            guards.require_room(place, [revision.revision for revision in project.pending(place)])
         if version.passed:
             with _Check("tables", place.emit, found) as tables:
                 tables.found = _tables(project, place)
@@ -59,10 +59,10 @@ def _examine(project: Project, targets: Sequence[str], found: list[str]) -> None
 
 def _tables(project: Project, place: Place) -> str:
     pending = project.pending(place)
-    error: RunnerError | None = project.unmanaged(place)
+    error: RunnerError | None = guards.unmanaged(project, place)
     for half in project.halves(place):
         steps = {revision.revision for revision in pending}
-        why = project.why_not_resumed(half, steps)
+        why = unfinished.why_not_resumed(project, half, steps)
         if why and steps:
             raise half.unresolved(why)
         raise RevisionPartial(

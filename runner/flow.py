@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 
+from . import guards, unfinished
 from .errors import DatabaseMissing, DatabaseUnreachable, LoginRefused, TargetInvalid, TargetTimeout
 from .events import listed
 from .job import Job, Result
@@ -20,19 +21,19 @@ def upgrade(job: Job, targets: tuple[str, ...], planned: PlanFile | None = None)
     project = Project(job, writes=True, planned=planned)
     project.wait_and_look(targets, creates=True)
     plans = project.aim(targets)
-    project.require_unedited()
-    project.require_own_tables_kept()
+    guards.require_unedited(project)
+    guards.require_own_tables_kept(project)
     if all(plan.arrived for plan in plans) and all(project.arrived(place, place.rows) for place in project.places):
-        project.tell_halves()
+        unfinished.tell(project)
         return Result(project.at_rest)  # the common deploy: nothing to do, no lock taken
     for place, plan in zip(project.places, plans, strict=True):
-        project.require_room(place, [revision.revision for revision in plan.pending])
+        guards.require_room(place, [revision.revision for revision in plan.pending])
 
     with my_turn(project, project.sound_and_arrived) as turn:
         if turn is None:  # another run did the work while we waited
             return Result(project.at_rest)
-        project.require_resumable(turn, project.steps_from, "upgrade")
-        project.require_managed(turn)
+        unfinished.require_resumable(project, turn, project.steps_from, "upgrade")
+        guards.require_managed(project, turn)
         run(project, turn, project.steps_from, targets)
     for place in project.places:
         if not project.arrived(place, place.rows):  # read back, not assumed
@@ -64,7 +65,7 @@ def downgrade(job: Job, target: str, *, sure: bool) -> Result:
             )
         # A second try begins where the first one came to, and -2 would mean something else there.
         downwards = project.downwards(target, history.fixed(target, goal))
-        project.require_resumable(turn, downwards, "downgrade")
+        unfinished.require_resumable(project, turn, downwards, "downgrade")
         ran = run(project, turn, downwards, (target,))
     executed = ran[place].executed
     if not executed or executed[-1].heads != frozenset(place.rows):
@@ -80,11 +81,11 @@ def stamp(job: Job, targets: tuple[str, ...]) -> Result:
     project.require_known(place)
     goal = history.resolve(targets, place.current)
     project.report_plan(place, place.current, goal, [])
-    project.require_room(place, goal)
+    guards.require_room(place, goal)
 
     with my_turn(project, lambda *_: False) as turn:
         assert turn is not None
-        project.tell_halves(turn)
+        unfinished.tell(project, turn)
         mark(project, turn, lambda _, here, heads: here.stamp_steps(goal or ("base",), heads), goal, targets)
     return Result("stamped")
 
@@ -122,7 +123,7 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
             for place in project.places:
                 project.report_plan(place, place.rows, place.goal, project.steps(place, place.rows))
         if there:
-            project.tell_halves()
+            unfinished.tell(project)
             return Result("ahead" if project.at_rest == "ahead" else "ready")
         if waited_s >= limit_s:
             late = next(place for place in project.places if not project.arrived(place, place.rows))

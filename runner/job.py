@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 from . import url as urls
 from .database import Database
@@ -18,10 +18,11 @@ from .masking import Masker
 from .settings import OTHER_URLS, Found, Loaded, Settings, url_problem, variable
 from .stopping import Stop
 from .version import __version__
-from .wait import Patience, wait_for_login
+from .wait import Patience, of_a_login, patiently, wait_for_login
 from .worker import Channel
 
 SCRATCH = variable("scratch_url")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,19 @@ class Job:
     def wait_for(self, database: Database, *, writable: bool) -> None:
         """Return once the database answers a login."""
         wait_for_login(database, self.patience, writable=writable, stop=self.stop, emit=self.emit)
+
+    def until_connected(self, attempt: Callable[[], T]) -> T:
+        """What ``attempt`` gives, tried as long as a login is: others may have taken all connections since the last."""
+        return patiently(lambda _: attempt(), of_a_login, self.patience, stop=self.stop, emit=self.emit)
+
+    def patiently(self, look: Callable[[], T]) -> T:
+        """The same for what changes nothing, and is ended by a signal at once."""
+
+        def attempt() -> T:
+            with self.stop.at_once():
+                return look()
+
+        return self.until_connected(attempt)
 
 
 def _version(distribution: str) -> str | None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from alembic.runtime.migration import MigrationStep
 
-from . import planfile
+from . import guards, planfile, unfinished
 from .errors import ConfigInvalid, ExitCode, RevisionUnknown, TargetInvalid
 from .events import LedgerListed, SqlPlanned
 from .history import located
@@ -29,8 +29,8 @@ def status(job: Job, targets: tuple[str, ...], *, exit_code: bool) -> Result:
     project.wait_and_look(targets)
     for place in project.places:
         for half in project.halves(place):
-            place.emit(project.told(half, resumed=False))
-        for event, _ in project.edited(place):
+            place.emit(unfinished.told(project, half, resumed=False))
+        for event, _ in guards.edited(project, place):
             place.emit(event)
         for entry in place.ledger.of(place.table)[-_LAST:]:
             place.emit(_listed(entry))
@@ -105,7 +105,7 @@ def _planned(
     return Result(
         "reported",
         ExitCode.PENDING if exit_code and pending else ExitCode.OK,
-        hint=" ".join(filter(None, (project.half_done(), to_apply))) or None,
+        hint=" ".join(filter(None, (unfinished.last_line(project), to_apply))) or None,
     )
 
 

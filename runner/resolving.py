@@ -8,6 +8,7 @@ from typing import Any
 
 from alembic.runtime.migration import RevisionStep
 
+from . import unfinished
 from .database import Session
 from .errors import TargetInvalid
 from .events import listed, numbered
@@ -32,7 +33,7 @@ def resolve(job: Job, target: str, *, applied: bool, reason: str) -> Result:
     place = project.place
     with my_turn(project, lambda *_: False) as turn:
         assert turn is not None
-        project.read_halves(turn)
+        unfinished.read(project, turn)
         halves = {half.revision: half for half in project.halves(place)}
         revision = _named(project, target, halves)
         half = halves.get(revision.revision)

@@ -203,7 +203,7 @@ def _run(
             fence,
             target=" ".join(targets),
             watch=watch,
-            connecting=project.connecting,
+            connecting=project.job.until_connected,
         )
     except BaseException as error:
         failure = error

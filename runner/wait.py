@@ -10,12 +10,20 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from .database import Database, Refusal, explained
-from .errors import DatabaseReadOnly, DatabaseUnreachable, RunnerError
+from .errors import (
+    DatabaseMissing,
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    LoginRefused,
+    PermissionDenied,
+    RunnerError,
+)
 from .events import DatabaseReady, DatabaseWaiting, Emit, counted
 from .stopping import Stop
 
 T = TypeVar("T")
 _LONGEST_PAUSE_S = 5.0
+_OF_A_LOGIN = (DatabaseUnreachable, DatabaseReadOnly, LoginRefused, DatabaseMissing, PermissionDenied)
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,14 @@ def patiently(
         reraise=True,
     )
     return retrying(lambda: attempt(left()))
+
+
+def of_a_login(error: BaseException) -> Refusal | None:
+    """What an error of ours means for ``patiently``, when it says that a connection could not be had."""
+    kind = type(error)
+    if not isinstance(error, RunnerError) or kind not in _OF_A_LOGIN:
+        return None
+    return Refusal(kind, error.code, str(error).rstrip("."), kind in (DatabaseUnreachable, DatabaseReadOnly))
 
 
 def wait_for_login(database: Database, patience: Patience, *, writable: bool, stop: Stop, emit: Emit) -> None:
