@@ -26,10 +26,11 @@ from .errors import (
 from .events import Emit, TransactionRolledBack, holder_fields, listed, numbered, waits_for
 from .events import RevisionFailed as RevisionFailedEvent
 from .fence import Fence
+from .flight import Flight, Statement
 from .history import History, located
 from .model import Holder, Rows
 from .place import Place
-from .recording import Flight, Recording, Statement
+from .recording import Recording
 from .resuming import Unrecorded
 from .seam import Ended, Environment, Reached
 from .watching import Watch

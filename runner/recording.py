@@ -13,11 +13,9 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from alembic.runtime.migration import MigrationContext, MigrationStep
-from sqlalchemy import event
 
 from . import engines
 from .answers import Replayed
@@ -31,7 +29,9 @@ from .events import (
     StatementExecuted,
     TransactionCommitted,
 )
-from .halves import Recorded, Unreadable, forget
+from .flight import Flight, Statement
+from .halves import Unreadable, forget
+from .hooks import Hooks
 from .ledger import Journal, fingerprint, unavailable
 from .masking import sql_literals
 from .model import Revision
@@ -44,78 +44,11 @@ from .statements import (
     first_word,
     kind_of,
     savepoint_restored,
-    savepoint_set,
     table_written,
     temporary_table,
 )
 from .stopping import Cut
 from .watching import InFlight, Reason, Watch
-
-
-@dataclass
-class Statement:
-    """One statement of a revision. Reads and session settings have no number."""
-
-    number: int | None
-    kind: Kind
-    sql: str
-    started: float
-    aborted: bool = False  # sent in a transaction that can only be rolled back any more
-    returned: bool = False
-    error: BaseException | None = None  # of the driver
-    durable: bool = False
-    undone: bool = False
-    sent: InFlight | None = None  # what was seen of it while it ran
-    recorded: Recorded | None = None  # by an earlier run, so that it is left out
-    progress: Progress | None = None  # where it is recorded
-
-
-@dataclass
-class Flight:
-    """A revision on its way: begun, and not seen to be committed yet."""
-
-    revision: Revision
-    started: float
-    statements: list[Statement] = field(default_factory=list)
-    heads: frozenset[str] | None = None  # what the version table holds once Alembic has moved it
-    error: BaseException | None = None
-    doubtful: bool = False  # the connection was lost before the server said what became of a statement
-    progress: Progress | None = None  # what is recorded of it; None where nothing can be
-    stopped: RevisionUnresolved | Unrecorded | None = None  # why no further statement of it may be sent
-
-    @property
-    def id(self) -> str:
-        """The revision's identifier."""
-        return self.revision.revision
-
-    def ended_at(self, cause: BaseException | None) -> Statement | None:
-        """The statement whose failure this is. One that the revision caught and survived is not."""
-        last = self.statements[-1] if self.statements else None
-        if last and last.sent and last.sent.cut:  # MySQL's SLEEP returns when it is cancelled
-            return last
-        if last is None or last.returned:
-            return None
-        return last if last.error in (None, cause, getattr(cause, "orig", None)) else None
-
-    @property
-    def resumable(self) -> bool:
-        """Whether what it left is recorded, so that a run can go on behind it."""
-        return self.progress is not None and not self.progress.given_up
-
-    @property
-    def count(self) -> int:
-        """How many statements it sent, besides reads and session settings."""
-        return sum(1 for s in self.statements if s.number)
-
-    @property
-    def changed(self) -> list[Statement]:
-        """The statements that may have changed something."""
-        return [s for s in self.statements if s.kind in ("dml", "ddl")]
-
-    @property
-    def durable(self) -> list[Statement]:
-        """The statements whose effect is in the database."""
-        return [s for s in self.changed if s.durable]
 
 
 class Recording:
@@ -156,7 +89,7 @@ class Recording:
         self._begun: set[tuple[str, str]] = set()
         self._temporary: set[str] = set()
         self._warned: set[str] = set()
-        self._detach: list[Callable[[], None]] = []
+        self._hooks = Hooks()
 
     @property
     def dialect(self) -> Dialect:
@@ -171,12 +104,8 @@ class Recording:
         connection: Any = context.connection
         engine, dialect = connection.engine, connection.dialect
         engine.hide_parameters = True
-        for name, listener in (
-            ("before_cursor_execute", self._before_statement),
-            ("after_cursor_execute", self._after_statement),
-        ):
-            event.listen(engine, name, listener)
-            self._detach.append(functools.partial(event.remove, engine, name, listener))
+        self._hooks.listen(engine, "before_cursor_execute", self._before_statement)
+        self._hooks.listen(engine, "after_cursor_execute", self._after_statement)
         migrating, attached = connection.connection, [True]
         self._learn(connection)
         commit, rollback = dialect.do_commit, dialect.do_rollback
@@ -199,12 +128,12 @@ class Recording:
                 if dbapi is migrating and attached:
                     self._transaction_ended("rollback")
 
-        self._detach.append(attached.clear)
-        self._put(dialect, "do_commit", do_commit)
-        self._put(dialect, "do_rollback", do_rollback)
+        self._hooks.then(attached.clear)
+        self._hooks.put(dialect, "do_commit", do_commit)
+        self._hooks.put(dialect, "do_rollback", do_rollback)
         # Not SQLAlchemy's event: reflection of a MySQL table turns that off for the whole connection.
         for name in ("do_execute", "do_execute_no_params", "do_executemany"):
-            self._put(dialect, name, self._executing(getattr(dialect, name)))
+            self._hooks.put(dialect, name, self._executing(getattr(dialect, name)))
         context.on_version_apply_callbacks += (self._version_moved,)
 
     def _learn(self, connection: Any) -> None:
@@ -223,21 +152,7 @@ class Recording:
 
     def detach(self) -> None:
         """Stop listening."""
-        while self._detach:
-            self._detach.pop()()
-
-    def _put(self, dialect: Any, name: str, ours: Callable[..., Any]) -> None:
-        """In place of the dialect's own, until ``detach``; unless another recording has put its own over it by then."""
-        before = dialect.__dict__.get(name)
-        setattr(dialect, name, ours)
-
-        def take_back() -> None:
-            if dialect.__dict__.get(name) is ours:
-                del dialect.__dict__[name]
-                if before:
-                    setattr(dialect, name, before)
-
-        self._detach.append(take_back)
+        self._hooks.take_back()
 
     def _executing(self, execute: Callable[..., Any]) -> Callable[..., Any]:
         """``arguments``: the driver's cursor, what it is to execute, and SQLAlchemy's context."""
@@ -385,9 +300,7 @@ class Recording:
     def learn(self) -> None:
         """What is recorded as done is there, also where the session could not say what became of its transaction."""
         if self.flight and self.flight.progress:
-            done = self.flight.progress.recorded_as_done()
-            for statement in self.flight.changed:
-                statement.durable = statement.durable or statement.number in done
+            self.flight.holds(self.flight.progress.recorded_as_done())
 
     def observe(self, rows: frozenset[str] | None = None) -> None:
         """Look which executed revisions another connection sees by now."""
@@ -420,22 +333,9 @@ class Recording:
         if how is None:
             return
         for flight in [*self.uncommitted, *filter(None, [self.flight])]:
-            for statement in flight.statements:
-                if not statement.returned or statement.undone:
-                    continue
-                if how == "commit":
-                    statement.durable = True
-                elif not statement.durable:
-                    statement.undone = True
+            flight.transaction_ended(how)
         if how == "commit" and self.uncommitted:
             self.observe()
-
-    def _back_to(self, savepoint: str, flight: Flight) -> None:
-        """Everything since the savepoint is undone; all of the revision when it was set before that."""
-        for statement in reversed(flight.statements[:-1]):
-            if savepoint_set(statement.sql) == savepoint:
-                return
-            statement.undone = not statement.durable
 
     # --- the listeners ----------------------------------------------------------------------------
 
@@ -550,7 +450,7 @@ class Recording:
         elif statement.kind == "session" and first_word(sql) == "DROP":
             self._temporary -= dropped(sql)
         if savepoint := savepoint_restored(sql):
-            self._back_to(savepoint, self.flight)
+            self.flight.back_to(savepoint)
         gives_rows = cursor.description is not None
         how = self.dialect.after(statement.kind, _driver_connection(connection.connection), gives_rows=gives_rows)
         self._transaction_ended("rollback" if how and statement.aborted else how)

@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = """
 version
 model
-plugin
+plugin hooks
 errors
 events
 url
@@ -37,7 +37,7 @@ screen
 keys lease pen history
 halves ledger
 resuming
-lock
+lock flight
 job engines host
 seam diagnosis shape ahead settling
 place states
@@ -109,7 +109,7 @@ def test_alembic_and_sqlalchemy_are_imported_where_revisions_are_known_and_run_o
     foreign = {"alembic", "sqlalchemy"}
     users = {name_of(p) for p in FILES if foreign & {what.partition(".")[0] for _, what in imports(p)}}
     planning = {"history", "host", "seam", "recording", "applying", "planfile", "project", "unfinished", "looking"}
-    assert users <= planning | {"shape", "drift", "authoring", "baseline", "plugin", "resolving"}
+    assert users <= planning | {"hooks", "shape", "drift", "authoring", "baseline", "plugin", "resolving"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p != PACKAGE / "database" / "__init__.py"], ids=name_of)
