@@ -151,8 +151,10 @@ class Recording:
             self.dialect.limit_lock_wait(ask, self._lock_wait_s)
 
     def detach(self) -> None:
-        """Stop listening."""
+        """Stop listening: env.py has ended, or begins again."""
         self._hooks.take_back()
+        if self._journal:
+            self._journal.migrated()
 
     def _executing(self, execute: Callable[..., Any]) -> Callable[..., Any]:
         """``arguments``: the driver's cursor, what it is to execute, and SQLAlchemy's context."""
@@ -284,7 +286,6 @@ class Recording:
         journal = self._journal
         if journal is None:
             return
-        journal.migrated()
         for flight in self.uncommitted if self.read_back else ():
             journal.ended(flight.id, "failed" if flight.durable else "rolled_back")
         if self.flight and self.read_back:

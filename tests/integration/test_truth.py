@@ -6,6 +6,7 @@ a row ``<revision>_<n>`` in the table ``kept``. So what the run says can be held
 
 from __future__ import annotations
 
+import gc
 import re
 import textwrap
 from collections.abc import Callable
@@ -292,7 +293,12 @@ SITUATIONS = [
 
 @pytest.mark.parametrize(("dialect", "case", "env_py"), SITUATIONS)
 def test_after_a_failure_the_events_are_true(
-    dialect: str, case: str, env_py: str, empty: Callable[[str], Database], tmp_path: Path
+    dialect: str,
+    case: str,
+    env_py: str,
+    empty: Callable[[str], Database],
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     one, database = CASES[case], empty(dialect)
     if env_py == "asynchronous":
@@ -304,3 +310,6 @@ def test_after_a_failure_the_events_are_true(
     if env_py == "as the template has it" and left is not None:
         assert of_revision(present(database), "r3") == set(left.split()), str(said)
         assert said.exit_code == (41 if left else 40), str(said)
+    if env_py == "asynchronous":  # a coroutine that nobody awaits: its connection was used when env.py had ended
+        gc.collect()
+        assert [str(warning.message) for warning in recwarn if "never awaited" in str(warning.message)] == []
