@@ -202,7 +202,7 @@ def _failure(
         elif _may_pass(dialect, cause, refusal):
             error = RevisionDeferred(said, hint=_making_way(blocked_by), code=code, revision=flight.id)
         else:
-            error = _nothing_left(cause, refusal, flight, said, hidden=ended_with is None)
+            error = _nothing_left(cause, refusal, flight, said, code, hidden=ended_with is None)
         if invalid and isinstance(error, RunnerError):
             error.hint = _dropping(invalid, error.hint)
     event = RevisionFailedEvent(
@@ -288,12 +288,11 @@ def _without_version(
 
 
 def _nothing_left(
-    cause: BaseException | None, refusal: Refusal | None, flight: Flight, said: str, *, hidden: bool
+    cause: BaseException | None, refusal: Refusal | None, flight: Flight, said: str, code: str | None, *, hidden: bool
 ) -> RunnerError | Interrupted:
     """The cause's own code, for a revision of which nothing remains."""
     if isinstance(cause, (Interrupted, LockLost)):
         return cause
-    code = refusal.code if refusal else None
     if hidden and not isinstance(cause, SystemExit):
         return TargetNotReached(
             f"env.py hid a failure. {said}",

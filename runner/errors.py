@@ -94,7 +94,7 @@ class ConfigInvalid(RunnerError):
     """Settings, the Alembic configuration, ``env.py`` or a revision file cannot be used."""
 
     exit_code = ExitCode.CONFIG_INVALID
-    hint = "Correct the configuration; nothing was changed. 'alembic-job config' shows the effective settings."
+    hint = "Correct the configuration. 'alembic-job config' shows the effective settings."
 
 
 class SettingsInvalid(ConfigInvalid):
@@ -194,7 +194,7 @@ class HistoryInvalid(RunnerError):
     """The revision files contradict each other."""
 
     exit_code = ExitCode.HISTORY_INVALID
-    hint = "Correct down_revision or depends_on in their files, and build the image again; nothing was changed."
+    hint = "Correct down_revision or depends_on in their files, and build the image again."
 
 
 class SchemaUnmanaged(RunnerError):
@@ -208,7 +208,7 @@ class WrongDatabase(RunnerError):
     """``env.py`` connected to another database than the one that was given."""
 
     exit_code = ExitCode.WRONG_DATABASE
-    hint = "Make env.py use sqlalchemy.url, or give alembic-job the URL that env.py uses; nothing was changed."
+    hint = "Make env.py use sqlalchemy.url, or give alembic-job the URL that env.py uses."
 
 
 class PlanStale(RunnerError):

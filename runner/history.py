@@ -178,7 +178,7 @@ class History:
             except Exception as error:
                 raise ConfigInvalid(
                     f"A revision file cannot be loaded: {located(error)}.",
-                    hint="Correct the file; nothing was changed.",
+                    hint="Correct the file.",
                 ) from error
         for warning in caught:
             if any(words in str(warning.message) for words in _CONTRADICTIONS):
@@ -360,7 +360,7 @@ class History:
         if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
             return ConfigInvalid(
                 f"{_shown(error.obj.__file__ or '?')} has no function {error.name}().",
-                hint=f"Add it to the file, 'def {error.name}(): pass' if there is nothing to do; nothing was changed.",
+                hint=f"Add it to the file, 'def {error.name}(): pass' if there is nothing to do.",
                 revision=getattr(error.obj, "revision", None),
             )
         cause = error.__cause__ if isinstance(error, CommandError) else error

@@ -186,7 +186,7 @@ def _lock(one: Contender, session: Session, settings: Settings, closing: ExitSta
             raise WrongDatabase(
                 f"ALEMBIC_JOB_LOCK_DATABASE_URL leads to {direct.url.masked()}, and the database is"
                 f" {session.url.masked()}: another one.",
-                hint="Give a direct URL of the same database; nothing was changed.",
+                hint="Give a direct URL of the same database.",
             )
         if settings.lock != "lease":
             lock = SessionLock.of(direct)

@@ -33,6 +33,11 @@ _CHUNK = 1 << 16
 _LONGEST_TEXT = 5 * 1024  # bytes; it is in a line twice, and a line has 15 KiB
 _FLOOD = 500  # lines at once; then an event has as many as fit, else it would be ten times the line
 _STATEMENT = b"[SQL: "
+# What is true of a failure, up to which event; of commands that only look, nothing has to be said.
+_UNTOUCHED = {
+    **dict.fromkeys(("upgrade", "downgrade"), ("No revision was run.", "revision_started")),
+    **dict.fromkeys(("stamp", "baseline", "resolve"), ("Nothing was changed.", "lock_acquired")),
+}
 _STUCK_S = 3.0  # a wait that does not end at once sits in a C call, a name look-up say
 
 
@@ -210,6 +215,7 @@ class Screen:
         self._from: dict[str | None, list[str]] = {}  # by section
         self._to: dict[str | None, list[str]] = {}
         self._applied: list[str] = []
+        self._untouched, self._until = "Nothing was changed.", ""  # settings that are wrong come before the first line
         self._flight: str | None = None
         self._applying = False
         self._sent = False
@@ -302,6 +308,7 @@ class Screen:
             self._masker.add(message["secret"])
         elif "rows" in message:
             self._to[message["section"]] = message["rows"]
+            self._from.setdefault(message["section"], message["rows"])  # a refusal may come before the plan
         elif "sent" in message:
             self._sent, self._recorded = True, message["recorded"]
         elif "result" in message:
@@ -313,7 +320,11 @@ class Screen:
     def _note(self, record: Record) -> None:
         """Remember what the last line has to tell, should the child not live to tell it."""
         event = record["event"]
-        if event == "plan_ready":
+        if event == self._until:
+            self._untouched = ""
+        if event == "run_started":
+            self._untouched, self._until = _UNTOUCHED.get(record["command"], ("", ""))
+        elif event == "plan_ready":
             self._from[record.get("section")] = record["current"]
         elif event == "lock_acquired":
             self._applying = True
@@ -357,6 +368,9 @@ class Screen:
         """How the run ended. Returns the exit code."""
         result = self._result or self._made_up()
         code = ExitCode(result["exit_code"])
+        error = result.get("error")
+        if error and self._untouched and result["outcome"] == "failed":
+            error += f" {self._untouched}"
         finished = RunFinished(
             outcome=result["outcome"],
             exit_code=int(code),
@@ -367,7 +381,7 @@ class Screen:
             applied=self._applied,
             count=len(self._applied),
             duration_s=round(time.monotonic() - self._started, 3),
-            error=result.get("error"),
+            error=error,
             code=result.get("code"),
             revision=result.get("revision"),
             hint=result.get("hint"),

@@ -279,6 +279,14 @@ def _check_end(events: list[Event], code: int, output: str) -> None:
     assert last == [len(events)], f"run_finished is not the one last event, but {last}\n{output}"
     said = events[-1]["exit_code"]
     assert said == code, f"run_finished says {said}, the exit status is {code}\n{output}"
+    first, finished = events[0], events[-1]
+    if first.get("event") == "run_started" and finished.get("outcome") == "failed":
+        migrates = first["command"] in ("upgrade", "downgrade")
+        untouched = migrates and not any(event["event"] == "revision_started" for event in events)
+        assert finished["error"].endswith(" No revision was run.") == untouched, output
+        failed = [event["code"] for event in events if event["event"] == "revision_failed"]
+        if len(failed) == 1 and migrates:
+            assert finished["code"] == failed[0], f"run_finished has another code than revision_failed\n{output}"
 
 
 @dataclass(frozen=True)

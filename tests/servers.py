@@ -58,6 +58,11 @@ class Kind:
     image_data: str
     image_password: str
 
+    @property
+    def given(self) -> str | None:
+        """The URL of a server that somebody else runs, and that outlives the tests."""
+        return os.environ.get(self.variable)
+
 
 KINDS = {
     "mariadb": Kind(
@@ -552,7 +557,7 @@ class SharedServers:
         return known
 
     def _provide(self, name: str) -> tuple[Login, ...] | str:
-        given = os.environ.get(KINDS[name].variable) if name in KINDS else None
+        given = KINDS[name].given if name in KINDS else None
         try:
             if given:
                 return (_given(name, given),)

@@ -427,7 +427,7 @@ def test_a_history_whose_newest_file_was_deleted_is_told_with_the_facts(run_job:
     )
     result = run_job(cwd=PROJECTS / "newest_file_deleted", env={URL: sqlite.url})
     refused(result, 30, "revision_unknown", "The database is at 0002", "1 revision of this image", "head: 0001")
-    assert result.finished["revision"] == "0002"
+    assert (result.finished["revision"], result.finished["from"], result.finished["to"]) == ("0002", ["0002"], ["0002"])
     assert (sqlite.versions(), sqlite.tables()) == ({"0002"}, {"apples", "alembic_version"})
 
 
