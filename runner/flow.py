@@ -12,6 +12,7 @@ from .job import Job, Result
 from .planfile import PlanFile
 from .project import Project
 from .running import free, mark, my_turn, run
+from .wait import Refused
 
 _POLL_S = (1.0, 3.0)
 
@@ -111,7 +112,7 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
 
     started, limit_s = time.monotonic(), job.settings.target_timeout.total_seconds()
     next_report_s, heartbeat_s = 0.0, job.settings.heartbeat.total_seconds()
-    refused_at: float | None = None
+    refused = Refused(job.patience.refused_s)
     while True:
         waited_s = time.monotonic() - started
         there = True
@@ -133,11 +134,10 @@ def wait_for_target(job: Job, targets: tuple[str, ...]) -> Result:
         job.stop.sleep(min(random.uniform(*_POLL_S), limit_s - waited_s))  # noqa: S311
         try:
             project.look_again(targets)
-            refused_at = None
+            refused.no_more()
         except DatabaseUnreachable:  # it may be back at the next try
             if waited_s >= limit_s:
                 raise
-        except (LoginRefused, DatabaseMissing):  # a password was rotated, and its file is yet to come
-            refused_at = time.monotonic() if refused_at is None else refused_at
-            if waited_s >= limit_s or time.monotonic() - refused_at >= job.settings.retry_refused_for.total_seconds():
+        except (LoginRefused, DatabaseMissing):
+            if waited_s >= limit_s or not refused.bearable():
                 raise

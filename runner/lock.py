@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from .database import Database, Session
-from .errors import ConfigInvalid, DatabaseUnreachable, LockTimeout, WrongDatabase
+from .errors import (
+    ConfigInvalid,
+    DatabaseMissing,
+    DatabaseUnreachable,
+    LockTimeout,
+    LoginRefused,
+    WrongDatabase,
+)
 from .events import Emit, LockAcquired, LockReleased, LockWaiting, holder_fields
 from .keys import Lock, SessionLock
 from .lease import Lease
@@ -19,6 +26,7 @@ from .ledger import named
 from .model import Holder
 from .settings import Settings
 from .stopping import Stop
+from .wait import Refused
 
 # Drawn uniformly: with 300 waiters the last one leaves 2.9 s after the end, at 145 connects a second.
 _PAUSE_S = (1.0, 3.0)
@@ -118,6 +126,7 @@ def _wait_for_turn(contenders: Mapping[K, Contender], settings: Settings, stop: 
     limit_s, heartbeat_s = settings.lock_timeout.total_seconds(), settings.heartbeat.total_seconds()
     next_report_s = 0.0
     missing: tuple[K, str, Holder | None] | None = None
+    refused = Refused(settings.retry_refused_for.total_seconds())
     while True:
         waited_s = time.monotonic() - started
         try:
@@ -126,7 +135,11 @@ def _wait_for_turn(contenders: Mapping[K, Contender], settings: Settings, stop: 
         except DatabaseUnreachable:  # too many connections, say: it may be back at the next try
             if waited_s >= limit_s:
                 raise
+        except (LoginRefused, DatabaseMissing):
+            if waited_s >= limit_s or not refused.bearable():
+                raise
         else:
+            refused.no_more()
             if tried.missing is None:
                 return tried
             missing = tried.missing

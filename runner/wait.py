@@ -34,6 +34,23 @@ class Patience:
     refused_s: float
 
 
+class Refused:
+    """A login that is refused in the middle of a wait: a password was rotated, and its file is yet to come."""
+
+    def __init__(self, bearable_s: float) -> None:
+        self._bearable_s = bearable_s
+        self._since: float | None = None
+
+    def no_more(self) -> None:
+        """A login worked."""
+        self._since = None
+
+    def bearable(self) -> bool:
+        """One was refused: whether it is to be tried again."""
+        self._since = time.monotonic() if self._since is None else self._since
+        return time.monotonic() - self._since < self._bearable_s
+
+
 def patiently(
     attempt: Callable[[float], T],
     means: Callable[[BaseException], Refusal | None],

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -239,30 +240,42 @@ def test_wait_survives_a_server_that_goes_away_for_a_while(start_job: Start, dat
     assert (result.exit_code, result.finished["to"]) == (0, ["0002", "0003"])
 
 
+class Rotated(NamedTuple):
+    """A file with the URL. The password becomes another one at the server, and later in the file."""
+
+    env: dict[str, str]
+    at_the_server: Callable[[], object]
+    in_the_file: Callable[[], object]
+
+
+@pytest.fixture
+def rotated(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> Rotated:
+    login, file = login_of(database), tmp_path / "url"
+    file.write_text(database.url)
+    user = f"USER {login.user}@'%' IDENTIFIED BY" if database.dialect == "mariadb" else f"ROLE {login.user} PASSWORD"
+    server: Server = request.getfixturevalue(f"{database.dialect}_server")
+    return Rotated(
+        {f"{URL}_FILE": str(file)},
+        lambda: server.admin(f"ALTER {user} 'todays-word'"),
+        lambda: file.write_text(database.url.replace(login.password, "todays-word")),
+    )
+
+
 @pytest.mark.parametrize("database", ["mariadb", "postgresql"], indirect=True)
 @pytest.mark.parametrize("retried", [True, False])
 def test_wait_outlives_a_rotation_for_as_long_as_a_refusal_is_to_be_retried(
-    start_job: Start,
-    run_job: Run,
-    request: pytest.FixtureRequest,
-    database: Database,
-    tmp_path: Path,
-    retried: bool,
+    start_job: Start, run_job: Run, rotated: Rotated, retried: bool
 ) -> None:
-    login = login_of(database)
-    file = tmp_path / "url"
-    file.write_text(database.url)
-    env = {f"{URL}_FILE": str(file)}
-    job = start_job("wait", cwd=PROJECT, env={**env, "ALEMBIC_JOB_RETRY_REFUSED_FOR": "60s" if retried else "2s"})
+    env = {**rotated.env, "ALEMBIC_JOB_RETRY_REFUSED_FOR": "60s" if retried else "2s"}
+    job = start_job("wait", cwd=PROJECT, env=env)
     job.wait_for("plan_ready")
-    user = f"USER {login.user}@'%' IDENTIFIED BY" if database.dialect == "mariadb" else f"ROLE {login.user} PASSWORD"
-    request.getfixturevalue(f"{database.dialect}_server").admin(f"ALTER {user} 'todays-word'")
+    rotated.at_the_server()
     if not retried:
         refused(job.finish(), 11, "login_refused")
         return
     time.sleep(4)  # at least one try meets the old password
-    file.write_text(database.url.replace(login.password, "todays-word"))
-    assert run_job("upgrade", cwd=PROJECT, env=env).exit_code == 0
+    rotated.in_the_file()
+    assert run_job("upgrade", cwd=PROJECT, env=rotated.env).exit_code == 0
     assert (job.finish().exit_code, job.finish().finished["outcome"]) == (0, "ready")
 
 
@@ -281,6 +294,25 @@ def lock_held(database: Database, name: str) -> Iterator[None]:
     with contextlib.closing(database.connect()) as connection, contextlib.closing(connection.cursor()) as cursor:
         cursor.execute(take)
         yield
+
+
+@pytest.mark.parametrize("database", ["mariadb", "postgresql"], indirect=True)
+@pytest.mark.parametrize("retried", [True, False])
+def test_who_waits_for_the_lock_outlives_a_rotation_too(
+    start_job: Start, run_job: Run, database: Database, rotated: Rotated, retried: bool
+) -> None:
+    name = run_job("upgrade", "0001", cwd=PROJECT, env=rotated.env).one("lock_acquired")["lock"]
+    env = {**rotated.env, "ALEMBIC_JOB_RETRY_REFUSED_FOR": "60s" if retried else "2s"}
+    with lock_held(database, name):
+        job = start_job("upgrade", cwd=PROJECT, env=env)
+        job.wait_for("lock_waiting")
+        rotated.at_the_server()
+        if not retried:
+            refused(job.finish(), 11, "login_refused", "No revision was run.")
+            return
+        time.sleep(4)  # at least one try meets the old password
+        rotated.in_the_file()
+    assert (job.finish().exit_code, job.finish().finished["outcome"]) == (0, "upgraded")
 
 
 def test_a_run_waits_for_the_lock_and_leaves_when_there_is_nothing_left_to_do(
